@@ -1,0 +1,57 @@
+import type { Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+
+/** Activation of an FFN's hidden neurons. `gelu` is the exact (erf) form, `gelu_tanh` its tanh approximation. */
+export type Activation = 'relu' | 'gelu' | 'gelu_tanh' | 'silu';
+
+/**
+ * The weights of one FFN, neuron-major: row j of `up`, `gate` and `down` and element j of the hidden biases belong to
+ * hidden neuron j. Computes, for a row x of dModel numbers,
+ * `down(act(up·x + upBias)) + downBias`, or with a gate `down(act(gate·x + gateBias) ⊙ (up·x + upBias)) + downBias`.
+ */
+export interface FeedForwardWeights {
+  /** [hidden, dIn] */
+  up: Tensor2D;
+  /** [hidden] */
+  upBias?: Tensor1D;
+  /** [hidden, dIn]; present in a gated FFN (GLU) only. */
+  gate?: Tensor2D;
+  /** [hidden] */
+  gateBias?: Tensor1D;
+  /** [hidden, dOut]: the transpose of a PyTorch Linear's weight. */
+  down: Tensor2D;
+  /** [dOut], added once, whatever experts run. */
+  downBias?: Tensor1D;
+  activation: Activation;
+}
+
+/**
+ * An FFN split into experts: expert i is the neurons i·expertSize … (i + 1)·expertSize − 1, a contiguous run of rows
+ * in each matrix.
+ */
+export interface PackedExperts extends FeedForwardWeights {
+  /** Neurons per expert; divides the hidden width. */
+  expertSize: number;
+  /** Number of experts, hidden / expertSize. */
+  experts: number;
+}
+
+/** A router: x → |output · relu(hidden · x)|, no biases (method of Szatkowski et al. 2024, section 3.3). */
+export interface RouterWeights {
+  /** [width, dIn] */
+  hidden: Tensor2D;
+  /** [experts, width] */
+  output: Tensor2D;
+}
+
+/**
+ * How a token's experts are chosen from its predicted norms R.
+ * - `threshold`: expert i runs where Rᵢ ≥ value · max R; value τ in [0, 1].
+ * - `topK`: the `value` experts of greatest R.
+ * - `cumulativeShare`: the smallest set, greatest R first, whose R sum to at least the share `value` of the total.
+ *
+ * At least one expert always runs; ties go to the lower number.
+ */
+export type SelectionRule =
+  | { rule: 'threshold'; value: number }
+  | { rule: 'topK'; value: number }
+  | { rule: 'cumulativeShare'; value: number };
