@@ -1,0 +1,136 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { hasKernel, runKernel } from '../dispatch.js';
+
+/** Settings of {@link Adam}; the defaults are those of PyTorch's AdamW but for weight decay. */
+export interface AdamOptions {
+  learningRate?: number;
+  /** Default 0.9. */
+  beta1?: number;
+  /** Default 0.999. */
+  beta2?: number;
+  /** Default 1e-8. */
+  epsilon?: number;
+  /** Decoupled decay of tensors of rank 2 and more (not of biases and norms); default 0. */
+  weightDecay?: number;
+}
+
+interface Moments {
+  first: tf.Tensor;
+  second: tf.Tensor;
+}
+
+/**
+ * Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019), fused where the backend has an
+ * `AdamStep` kernel. Unlike tf.train.adam its state can be saved and restored bit for bit: a run that is resumed
+ * continues exactly as if it had not been interrupted.
+ */
+export class Adam {
+  readonly #params: ReadonlyMap<string, tf.Variable>;
+  readonly #options: Required<AdamOptions>;
+  readonly #moments = new Map<string, Moments>();
+  #steps = 0;
+
+  constructor(params: ReadonlyMap<string, tf.Variable>, options: AdamOptions = {}) {
+    this.#params = params;
+    this.#options = {
+      learningRate: 1e-3,
+      beta1: 0.9,
+      beta2: 0.999,
+      epsilon: 1e-8,
+      weightDecay: 0,
+      ...options,
+    };
+    for (const [name, { shape }] of params) {
+      this.#moments.set(name, {
+        first: tf.keep(tf.zeros(shape)),
+        second: tf.keep(tf.zeros(shape)),
+      });
+    }
+  }
+
+  /** Steps taken so far. */
+  get steps(): number {
+    return this.#steps;
+  }
+
+  /**
+   * Updates every parameter that has a gradient.
+   *
+   * @param gradients by parameter name, each of its parameter's shape; not disposed
+   * @param learningRate of this step
+   */
+  step(
+    gradients: Readonly<Record<string, tf.Tensor>>,
+    learningRate = this.#options.learningRate,
+  ): void {
+    const { beta1, beta2, epsilon, weightDecay } = this.#options;
+    this.#steps++;
+    const correction2 = Math.sqrt(1 - beta2 ** this.#steps);
+    const attributes = {
+      rate: (learningRate * correction2) / (1 - beta1 ** this.#steps),
+      beta1,
+      beta2,
+      epsilon: epsilon * correction2,
+    };
+    for (const [name, gradient] of Object.entries(gradients)) {
+      const param = this.#params.get(name);
+      const moments = this.#moments.get(name);
+      if (param === undefined || moments === undefined) continue;
+      const keep = param.rank > 1 ? 1 - learningRate * weightDecay : 1;
+      const [value, first, second] = tf.tidy(() =>
+        adamStep(param, gradient, moments, { ...attributes, keep }),
+      );
+      param.assign(value);
+      value.dispose();
+      moments.first.dispose();
+      moments.second.dispose();
+      moments.first = tf.keep(first);
+      moments.second = tf.keep(second);
+    }
+  }
+
+  /** The state as tensors by name, `<parameter>.first` and `<parameter>.second`, to be saved with {@link steps}. */
+  state(): Map<string, tf.Tensor> {
+    const state = new Map<string, tf.Tensor>();
+    for (const [name, { first, second }] of this.#moments) {
+      state.set(`${name}.first`, first);
+      state.set(`${name}.second`, second);
+    }
+    return state;
+  }
+
+  /** Takes over a saved state; the tensors become this optimizer's own. */
+  restore(steps: number, state: ReadonlyMap<string, tf.Tensor>): void {
+    this.#steps = steps;
+    for (const [name, moments] of this.#moments) {
+      for (const key of ['first', 'second'] as const) {
+        const tensor = state.get(`${name}.${key}`);
+        if (tensor === undefined) continue;
+        moments[key].dispose();
+        moments[key] = tf.keep(tensor);
+      }
+    }
+  }
+
+  dispose(): void {
+    for (const { first, second } of this.#moments.values()) tf.dispose([first, second]);
+    this.#moments.clear();
+  }
+}
+
+function adamStep(
+  param: tf.Tensor,
+  gradient: tf.Tensor,
+  { first, second }: Moments,
+  attributes: { rate: number; beta1: number; beta2: number; epsilon: number; keep: number },
+): [tf.Tensor, tf.Tensor, tf.Tensor] {
+  if (hasKernel('AdamStep')) {
+    const inputs = { param, gradient, first, second };
+    return runKernel('AdamStep', inputs, attributes) as [tf.Tensor, tf.Tensor, tf.Tensor];
+  }
+  const { rate, beta1, beta2, epsilon, keep } = attributes;
+  const m = tf.add(tf.mul(first, beta1), tf.mul(gradient, 1 - beta1));
+  const v = tf.add(tf.mul(second, beta2), tf.mul(tf.square(gradient), 1 - beta2));
+  const update = tf.div(tf.mul(m, rate), tf.add(tf.sqrt(v), epsilon));
+  return [tf.sub(keep === 1 ? param : tf.mul(param, keep), update), m, v];
+}
