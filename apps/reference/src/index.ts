@@ -1,1 +1,13 @@
-export {};
+export { loadModel } from '@d2dmoe/models/node';
+export { type Conversion, convert, type ConvertOptions } from './convert.js';
+export { type ConvertSettings, defaultSettings, defaultTaus } from './defaults.js';
+export { demo, type DemoOptions, type DemoResult } from './demo/demo.js';
+export { type Device, deviceNames, type DeviceName, useDevice } from './device.js';
+export { evaluate, type EvaluateOptions, rulesOf } from './evaluate.js';
+export { type Plan } from './plan.js';
+export { calibrate, type CalibrateSettings } from './stages/calibrate.js';
+export { type DataOptions, type PreparedData, prepareData } from './stages/prepare.js';
+export { route, type RouteSettings } from './stages/route.js';
+export { sparsify, type SparsifySettings } from './stages/sparsify.js';
+export { split, type SplitSettings } from './stages/split.js';
+export type { Metrics, StageOptions, StageRecord } from './stages/stage.js';

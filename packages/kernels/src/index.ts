@@ -1,1 +1,21 @@
+export { activate } from './activation.js';
+export { contributionNorms, expertGrams } from './contribution.js';
+export type { DynamicKExpertsAttrs, DynamicKExpertsInputs } from './dynamic-k-experts.js';
+export { DynamicKExperts, dynamicKExperts } from './dynamic-k-experts.js';
+export { feedForward, hiddenActivations } from './feed-forward.js';
+export { packExperts } from './pack-experts.js';
+export { predictNorms } from './predict-norms.js';
+export type { ReferenceExperts } from './reference.js';
+export {
+  referenceActivate,
+  referenceContributionNorms,
+  referenceDynamicKExperts,
+  referenceExpertOutputs,
+  referenceHiddenActivations,
+  referenceSelectExperts,
+} from './reference.js';
+export type { SelectExpertsInputs } from './select-experts.js';
+export { SelectExperts, selectExperts } from './select-experts.js';
+export { checkSelectionRule } from './selection-rule.js';
 export type * from './types.js';
+export * from './training/index.js';

@@ -27,7 +27,8 @@ export function linear(
     ];
     save([x, weight]);
     return {
-      value: tf.fused.matMul({ a: x, b: weight, transposeB: !transposed, bias }),
+      // tfjs 4.22's own fused product on wasm is wrong with transposeB and a bias.
+      value: tf.add(tf.matMul(x, weight, false, !transposed), bias),
       gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => {
         const [x, weight] = saved as [tf.Tensor2D, tf.Tensor2D];
         const d = dy as tf.Tensor2D;

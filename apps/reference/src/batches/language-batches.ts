@@ -1,0 +1,81 @@
+import { D2DMoEError, type Random } from '@d2dmoe/core';
+import type { Tokenizer } from '@d2dmoe/models/node';
+import * as tf from '@tensorflow/tfjs-core';
+import type { Dataset, Document } from '../data/index.js';
+import type { Batches, LabelledBatch } from './batches.js';
+import { sample, shuffledOrder } from './order.js';
+
+/** Blocks of a language model's evaluation batch; its logits are [blocks · blockLength, vocabulary]. */
+const evaluationBlocks = 8;
+
+/**
+ * Documents, each preceded by the model's first token, joined and cut into blocks of `blockLength` tokens; block i
+ * feeds tokens [i·length, (i+1)·length) and scores the next token at each position. Training draws whole blocks from
+ * documents in a random order and tokenizes no more of them than `trainSteps` can use.
+ */
+export function languageBatches(
+  dataset: Dataset<Document>,
+  tokenizer: Tokenizer,
+  firstToken: number,
+  blockLength: number,
+  batchSize: number,
+  trainSteps: number,
+  random: Random,
+): Batches {
+  const join = (documents: Iterable<Document>, enough = Number.POSITIVE_INFINITY) => {
+    const tokens: number[] = [];
+    for (const { text } of documents) {
+      tokens.push(firstToken);
+      for (const token of tokenizer.encode(text)) tokens.push(token);
+      if (tokens.length > enough) break;
+    }
+    return Int32Array.from(tokens);
+  };
+  const blocksOf = (tokens: Int32Array, split: string) => {
+    const blocks = Math.floor((tokens.length - 1) / blockLength);
+    if (blocks > 0) return blocks;
+    throw new D2DMoEError(
+      'SPLIT_EMPTY',
+      `The ${split} split of ${dataset.source} has ${tokens.length} tokens, fewer than one block of ${blockLength + 1}.`,
+    );
+  };
+  const shuffled = Array.from(
+    random.fork('documents').permutation(dataset.train.length),
+    (i) => dataset.train[i] as Document,
+  );
+  const train = join(shuffled, trainSteps * batchSize * blockLength + 1);
+  const trainBlocks = blocksOf(train, 'train');
+  const order = shuffledOrder(trainBlocks, batchSize, random.fork('order'));
+  const splits = new Map<string, Int32Array>();
+
+  function load(tokens: Int32Array, blocks: Uint32Array): LabelledBatch {
+    const inputs = new Int32Array(blocks.length * blockLength);
+    const labels = new Int32Array(blocks.length * blockLength);
+    for (const [i, block] of blocks.entries()) {
+      const start = block * blockLength;
+      inputs.set(tokens.subarray(start, start + blockLength), i * blockLength);
+      labels.set(tokens.subarray(start + 1, start + 1 + blockLength), i * blockLength);
+    }
+    return {
+      batch: { inputIds: tf.tensor2d(inputs, [blocks.length, blockLength], 'int32') },
+      labels,
+    };
+  }
+
+  return {
+    trainSize: trainBlocks,
+    meanLength: blockLength,
+    train: async (step) => load(train, order(step)),
+    async *evaluation(split, limit) {
+      let tokens = splits.get(split);
+      if (tokens === undefined) {
+        tokens = join(dataset[split]);
+        splits.set(split, tokens);
+      }
+      const blocks = sample(blocksOf(tokens, split), limit, random.fork(split));
+      for (let start = 0; start < blocks.length; start += evaluationBlocks) {
+        yield load(tokens, blocks.subarray(start, start + evaluationBlocks));
+      }
+    },
+  };
+}

@@ -1,0 +1,73 @@
+import type { Random } from '@d2dmoe/core';
+import type { Tokenizer } from '@d2dmoe/models/node';
+import * as tf from '@tensorflow/tfjs-core';
+import type { Dataset, TextExample } from '../data/index.js';
+import { type Batches, evaluationBatchSize, type LabelledBatch } from './batches.js';
+import { lengthGroupedOrder, sample } from './order.js';
+
+/** Texts cut at `maxLength` tokens and padded to the longest of their batch; batches hold texts of similar length. */
+export function textBatches(
+  dataset: Dataset<TextExample>,
+  tokenizer: Tokenizer,
+  padding: number,
+  maxLength: number,
+  batchSize: number,
+  random: Random,
+): Batches {
+  const encode = (examples: readonly TextExample[]) =>
+    examples.map(({ text }) => tokenizer.encode(text, { maxLength }));
+  const train = encode(dataset.train);
+  const lengths = train.map((ids) => ids.length);
+  const order = lengthGroupedOrder(lengths, batchSize, random.fork('order'));
+
+  function pad(texts: readonly number[][], labels: Int32Array): LabelledBatch {
+    const width = Math.max(...texts.map((ids) => ids.length));
+    const ids = new Int32Array(texts.length * width).fill(padding);
+    const mask = new Int32Array(texts.length * width);
+    const rows: number[] = [];
+    for (const [i, text] of texts.entries()) {
+      ids.set(text, i * width);
+      mask.fill(1, i * width, i * width + text.length);
+      for (let j = 0; j < text.length; j++) rows.push(i * width + j);
+    }
+    const shape: [number, number] = [texts.length, width];
+    return {
+      batch: {
+        inputIds: tf.tensor2d(ids, shape, 'int32'),
+        attentionMask: tf.tensor2d(mask, shape, 'int32'),
+      },
+      labels,
+      ...(rows.length < ids.length ? { rows: Int32Array.from(rows) } : {}),
+    };
+  }
+
+  return {
+    trainSize: train.length,
+    meanLength: lengths.reduce((sum, length) => sum + length, 0) / lengths.length,
+    train: async (step) => {
+      const indices = order(step);
+      return pad(
+        Array.from(indices, (i) => train[i] as number[]),
+        Int32Array.from(indices, (i) => (dataset.train[i] as TextExample).label),
+      );
+    },
+    async *evaluation(split, limit) {
+      const examples = dataset[split];
+      const chosen = Array.from(
+        sample(examples.length, limit, random.fork(split)),
+        (i) => examples[i] as TextExample,
+      );
+      const encoded = encode(chosen);
+      const byLength = chosen
+        .map((_, i) => i)
+        .sort((a, b) => encoded[a]!.length - encoded[b]!.length);
+      for (let start = 0; start < byLength.length; start += evaluationBatchSize) {
+        const part = byLength.slice(start, start + evaluationBatchSize);
+        yield pad(
+          part.map((i) => encoded[i] as number[]),
+          Int32Array.from(part, (i) => (chosen[i] as TextExample).label),
+        );
+      }
+    },
+  };
+}

@@ -1,0 +1,158 @@
+import { regularizers, schedules } from '@d2dmoe/sparsity';
+import { type Conversion, convert } from '../convert.js';
+import { type DeviceName, useDevice } from '../device.js';
+import { defineCommand } from '../terminal/arguments.js';
+import { curveReport, planReport } from '../report.js';
+import {
+  checkpointArgument,
+  type Context,
+  dataOf,
+  dataOptions,
+  outOption,
+  samplesOption,
+  stageOptions,
+  withProgress,
+  writeJson,
+} from './options.js';
+
+const names = <T extends object>(registry: T) => Object.keys(registry) as (keyof T & string)[];
+
+const count = { type: 'number', integer: true, min: 1 } as const;
+const positive = { type: 'number', min: 1e-12 } as const;
+
+/** Options of the sparsify stage. */
+export const sparsifyOptions = [
+  { ...count, flag: 'steps', description: 'steps of sparsifying fine-tuning' },
+  {
+    ...count,
+    flag: 'batch-size',
+    description: 'samples per step (blocks of tokens for language models)',
+  },
+  { ...positive, flag: 'learning-rate', description: 'peak learning rate of the fine-tuning' },
+  { flag: 'alpha', type: 'number', min: 0, description: 'weight of the sparsity term' },
+  {
+    flag: 'regularizer',
+    type: 'string',
+    choices: names(regularizers),
+    description: 'sparsity term; those on activations replace the activation by ReLU',
+  },
+  { flag: 'schedule', type: 'string', choices: names(schedules), description: 'how alpha grows' },
+] as const;
+
+/** Options of the split stage. */
+export const splitOptions = [
+  { ...count, flag: 'expert-size', description: 'neurons per expert; divides the hidden width' },
+] as const;
+
+/** Options of the route stage. */
+export const routeOptions = [
+  { ...count, flag: 'router-steps', description: 'steps of router training' },
+  { ...count, flag: 'router-batch-size', description: 'samples per step of router training' },
+  { ...count, flag: 'router-width', description: 'hidden width of the routers' },
+  { ...positive, flag: 'router-learning-rate', description: 'peak learning rate of the routers' },
+] as const;
+
+/** Options of the calibrate stage. */
+export const calibrateOptions = [
+  {
+    flag: 'tau',
+    type: 'list',
+    of: 'number',
+    min: 0,
+    max: 1,
+    description: 'thresholds of the curve',
+  },
+  {
+    flag: 'keep',
+    type: 'number',
+    min: 0,
+    max: 1,
+    description: 'share of the dense validation score that the chosen threshold keeps',
+  },
+  samplesOption,
+] as const;
+
+interface StageArguments {
+  steps?: number | undefined;
+  batchSize?: number | undefined;
+  learningRate?: number | undefined;
+  alpha?: number | undefined;
+  regularizer?: keyof typeof regularizers | undefined;
+  schedule?: keyof typeof schedules | undefined;
+  expertSize?: number | undefined;
+  routerSteps?: number | undefined;
+  routerBatchSize?: number | undefined;
+  routerWidth?: number | undefined;
+  routerLearningRate?: number | undefined;
+}
+
+/** The settings that a command line names, without those that it leaves to the defaults. */
+export function settingsOf(args: StageArguments) {
+  const { steps, batchSize, learningRate, alpha, regularizer, schedule } = args;
+  return {
+    sparsify: given({ steps, batchSize, learningRate, alpha, regularizer, schedule }),
+    split: given({ expertSize: args.expertSize }),
+    route: given({
+      steps: args.routerSteps,
+      batchSize: args.routerBatchSize,
+      width: args.routerWidth,
+      learningRate: args.routerLearningRate,
+    }),
+  };
+}
+
+type Given<T> = { [Key in keyof T]?: Exclude<T[Key], undefined> };
+
+function given<T extends object>(values: T): Given<T> {
+  return Object.fromEntries(
+    Object.entries(values).filter(([, value]) => value !== undefined),
+  ) as Given<T>;
+}
+
+export const convertCommand = defineCommand(
+  {
+    name: 'convert',
+    summary: 'Convert a dense checkpoint and measure its cost–quality curve',
+    positionals: [checkpointArgument],
+    options: [
+      ...dataOptions,
+      outOption,
+      ...sparsifyOptions,
+      ...splitOptions,
+      ...routeOptions,
+      ...calibrateOptions,
+      ...stageOptions,
+    ],
+  },
+  async (args, context: Context) => {
+    await useDevice(args.device as DeviceName);
+    const conversion = await withProgress(args, context, (options) =>
+      convert({
+        ...options,
+        data: dataOf(args),
+        settings: {
+          ...settingsOf(args),
+          ...(args.tau.length > 0 && { taus: args.tau }),
+          ...given({ keep: args.keep, samples: args.samples }),
+        },
+        onPlan: (plan, data) => console.log(planReport(plan, data)),
+      }),
+    );
+    reportConversion(conversion, args.out);
+    await writeJson(args.json, conversion);
+  },
+);
+
+/** Prints a conversion's curve, what was chosen and where it is. */
+export function reportConversion({ curve, tau, reached, records }: Conversion, out: string): void {
+  console.log(curveReport(curve, tau));
+  if (!reached) {
+    console.log(
+      'No threshold keeps as much of the score as was asked for; the best-scoring one was chosen.',
+    );
+  }
+  const seconds = records.reduce((sum, record) => sum + record.seconds, 0);
+  console.log(
+    `\nConverted in ${Math.round(seconds / 6) / 10} min of work: ${out} (curve in curve.json).`,
+  );
+}

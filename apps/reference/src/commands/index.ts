@@ -1,0 +1,19 @@
+import { convertCommand } from './convert.js';
+import { demoCommand } from './demo.js';
+import { doctorCommand } from './doctor.js';
+import { evaluateCommand } from './evaluate.js';
+import { inspectCommand } from './inspect.js';
+import { calibrateCommand, routeCommand, sparsifyCommand, splitCommand } from './stages.js';
+
+/** The commands of `d2dmoe`, in the order of its help. */
+export const commands = [
+  demoCommand,
+  doctorCommand,
+  inspectCommand,
+  convertCommand,
+  sparsifyCommand,
+  splitCommand,
+  routeCommand,
+  calibrateCommand,
+  evaluateCommand,
+];

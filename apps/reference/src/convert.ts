@@ -1,0 +1,117 @@
+import { join } from 'node:path';
+import { expertCount } from '@d2dmoe/clustering';
+import type { CurveJson } from '@d2dmoe/evaluation';
+import type { Architecture } from '@d2dmoe/models';
+import { type ConvertSettings, defaultSettings } from './defaults.js';
+import { measureRate, type Plan, planConversion } from './plan.js';
+import { calibrate } from './stages/calibrate.js';
+import { evaluateCurve } from './stages/evaluate.js';
+import { type DataOptions, type PreparedData, prepareData } from './stages/prepare.js';
+import { route } from './stages/route.js';
+import { sparsify } from './stages/sparsify.js';
+import { split } from './stages/split.js';
+import type { StageOptions, StageRecord } from './stages/stage.js';
+
+/** What {@link convert} takes. */
+export interface ConvertOptions extends StageOptions {
+  data: DataOptions;
+  /** Settings other than the defaults of {@link defaultSettings}. */
+  settings?: { [Key in keyof ConvertSettings]?: Partial<ConvertSettings[Key]> | undefined };
+  /** Receives the plan before any work begins. */
+  onPlan?: (plan: Plan, data: PreparedData, settings: ConvertSettings) => void;
+}
+
+/** What a conversion gave. */
+export interface Conversion {
+  records: StageRecord[];
+  /** The threshold chosen on the validation split. */
+  tau: number;
+  /** Whether that threshold keeps the share of the score that was asked for, on the validation split. */
+  reached: boolean;
+  /** The test split's curve, also in `curve.json`. */
+  curve: CurveJson;
+}
+
+/**
+ * Converts a dense checkpoint into a dynamic-k Mixture-of-Experts: sparsify, split, route, calibrate, evaluate. The
+ * converted checkpoint and its curve appear in `output`, the stages' own results in `output/stages`. Stages that are
+ * done already are skipped; one that was interrupted goes on. A tfjs backend must have been chosen, see `useDevice`.
+ *
+ * @throws D2DMoEError where checkpoint, data or settings are not right; `INTERRUPTED` when the signal is aborted
+ */
+export async function convert(options: ConvertOptions): Promise<Conversion> {
+  const { input, output } = options;
+  const data = await prepareData(input, options.data);
+  const settings = resolveSettings(data.architecture, options.settings);
+  // What can be known to fail must not fail after hours of training.
+  expertCount(data.architecture.shape.hidden, settings.split.expertSize);
+  options.onPlan?.(await planOf(data, settings), data, settings);
+
+  const folder = (name: string) => join(output, 'stages', name);
+  const sampled = settings.samples === undefined ? {} : { samples: settings.samples };
+  const batched = (stage: { batchSize: number; steps: number }) => ({
+    hash: data.dataset.hash,
+    batches: data.batches(stage),
+  });
+  const records = [
+    await sparsify(
+      { ...options, output: folder('sparsify') },
+      batched(settings.sparsify),
+      settings.sparsify,
+    ),
+    await split({ ...options, input: folder('sparsify'), output: folder('split') }, settings.split),
+    await route(
+      { ...options, input: folder('split'), output: folder('route') },
+      batched(settings.route),
+      settings.route,
+    ),
+  ];
+  const evaluation = batched({ batchSize: 1, steps: 1 });
+  const calibrated = await calibrate({ ...options, input: folder('route') }, input, evaluation, {
+    keep: settings.keep,
+    taus: settings.taus,
+    ...sampled,
+  });
+  const { record, curve } = await evaluateCurve({ ...options, input: output }, input, evaluation, {
+    rules: settings.taus.map((value) => ({ rule: 'threshold' as const, value })),
+    ...sampled,
+  });
+  const [chosen] = calibrated.metrics;
+  return {
+    records: [...records, calibrated, record],
+    tau: chosen?.['tau'] as number,
+    reached: chosen?.['reached'] === 'yes',
+    curve,
+  };
+}
+
+function resolveSettings(
+  { modelType, shape }: Architecture,
+  given: ConvertOptions['settings'] = {},
+): ConvertSettings {
+  const defaults = defaultSettings(modelType, shape);
+  return {
+    ...defaults,
+    ...(given.taus && { taus: given.taus as readonly number[] }),
+    ...(given.keep !== undefined && { keep: given.keep }),
+    ...(given.samples !== undefined && { samples: given.samples }),
+    sparsify: { ...defaults.sparsify, ...given.sparsify },
+    split: { ...defaults.split, ...given.split },
+    route: { ...defaults.route, ...given.route },
+  };
+}
+
+async function planOf(data: PreparedData, settings: ConvertSettings): Promise<Plan> {
+  const { architecture, dataset } = data;
+  const { meanLength } = data.batches(settings.sparsify);
+  const count = (size: number) => Math.min(size, settings.samples ?? Number.POSITIVE_INFINITY);
+  const parameters = architecture.parameters
+    .map(({ shape }) => shape.reduce((product, length) => product * length, 1))
+    .reduce((sum, size) => sum + size, 0);
+  const sizes = {
+    meanLength,
+    validation: count(dataset.validation.length),
+    test: count(dataset.test.length),
+  };
+  return planConversion(architecture.shape, parameters, sizes, settings, await measureRate());
+}

@@ -1,0 +1,14 @@
+export { loadDataset } from './load-dataset.js';
+export type { LoadDatasetOptions } from './load-dataset.js';
+export type {
+  ColumnNames,
+  DataFormat,
+  Dataset,
+  Document,
+  ImageExample,
+  Split,
+  SplitName,
+  Task,
+  TaskExamples,
+  TextExample,
+} from './types.js';

@@ -1,0 +1,66 @@
+import { Adam } from '@d2dmoe/kernels';
+import { loadModel, saveModel } from '@d2dmoe/models/node';
+import { type RegularizerName, regularizers, type ScheduleName, schedules } from '@d2dmoe/sparsity';
+import * as tf from '@tensorflow/tfjs-core';
+import type { Batches } from '../batches/batches.js';
+import { learningRateAt } from './learning-rate.js';
+import { runSteps } from './run-steps.js';
+import { hashCheckpoint, runStage, type StageOptions, type StageRecord } from './stage.js';
+import { restoreTraining, trainStep } from './train-step.js';
+
+/** Settings of {@link sparsify}. */
+export interface SparsifySettings {
+  regularizer: RegularizerName;
+  /** Weight of the sparsity term. */
+  alpha: number;
+  schedule: ScheduleName;
+  steps: number;
+  batchSize: number;
+  /** Peak learning rate of Adam: linear warm-up over a twentieth of the steps, then a cosine to a tenth. */
+  learningRate: number;
+}
+
+/**
+ * Fine-tunes a dense checkpoint on its own task with a sparsity term on its FFN activations (method section 2). For a
+ * term on activations the model's activation is first replaced by ReLU.
+ */
+export async function sparsify(
+  options: StageOptions,
+  data: { batches: Batches; hash: string },
+  settings: SparsifySettings,
+): Promise<StageRecord> {
+  const inputs = { checkpoint: await hashCheckpoint(options.input), data: data.hash };
+  return runStage(
+    'sparsify',
+    options,
+    inputs,
+    { ...settings, device: tf.getBackend() },
+    async (resume) => {
+      const model = await loadModel(options.input);
+      const { on, term } = regularizers[settings.regularizer];
+      if (on === 'activation') model.relufy();
+      const adam = new Adam(model.params, { learningRate: settings.learningRate });
+      try {
+        restoreTraining(model, adam, resume.steps, resume.takeTensors());
+        const alphaAt = schedules[settings.schedule](settings.alpha, settings.steps);
+        const metrics = await runSteps(
+          'sparsify',
+          settings.steps,
+          resume,
+          options,
+          () => new Map([...model.params, ...adam.state()]),
+          async (step) => {
+            const batch = await data.batches.train(step);
+            const rate = learningRateAt(step, settings.steps, settings.learningRate);
+            return trainStep(model, adam, batch, rate, { on, term, alpha: alphaAt(step) });
+          },
+        );
+        await saveModel(model, options.output, { copyFrom: options.input });
+        return metrics;
+      } finally {
+        adam.dispose();
+        model.dispose();
+      }
+    },
+  );
+}

@@ -1,0 +1,118 @@
+import { Random } from '@d2dmoe/core';
+import * as fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { coActivationSplit } from './co-activation-split.js';
+import { randomSplit } from './random-split.js';
+
+/** The share of co-activation inside experts, straight from the definition. */
+function shareInside(activations: Float32Array, count: number, order: Uint32Array, e: number) {
+  let inside = 0;
+  let total = 0;
+  for (let start = 0; start < activations.length; start += count) {
+    for (let p = 0; p < count; p++) {
+      for (let q = 0; q < p; q++) {
+        const a = activations[start + (order[p] as number)] as number;
+        const b = activations[start + (order[q] as number)] as number;
+        const weight = a > 0 && b > 0 ? a * b : 0;
+        total += weight;
+        if (Math.floor(p / e) === Math.floor(q / e)) inside += weight;
+      }
+    }
+  }
+  return total > 0 ? inside / total : 0;
+}
+
+test('finds groups of neurons that are active together', async () => {
+  const [groups, clusterSize, tokens] = [16, 12, 400];
+  const count = groups * clusterSize;
+  const random = new Random(1);
+  const groupOf = random.permutation(count).map((place) => place % groups);
+  const activations = new Float32Array(tokens * count);
+  for (let token = 0; token < tokens; token++) {
+    const active = new Set([random.integer(groups), random.integer(groups)]);
+    groupOf.forEach((group, n) => {
+      const awake = active.has(group) ? random.uniform() < 0.8 : random.uniform() < 0.05;
+      if (awake) activations[token * count + n] = random.uniform();
+    });
+  }
+  const split = await coActivationSplit({ activations, tokens, count, clusterSize, random });
+  for (let start = 0; start < count; start += clusterSize) {
+    const expert = split.order.slice(start, start + clusterSize);
+    expect(new Set(Array.from(expert, (n) => groupOf[n])).size).toBe(1);
+  }
+});
+
+test('every shape splits into equal experts; the objective is the share of co-activation inside them', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 1, max: 6 }),
+      fc.integer({ min: 1, max: 6 }),
+      fc.integer({ min: 1, max: 90 }),
+      fc.nat(),
+      async (experts, clusterSize, tokens, seed) => {
+        const count = experts * clusterSize;
+        const random = new Random(seed);
+        const activations = Float32Array.from({ length: tokens * count }, () => random.normal());
+        const options = { activations, tokens, count, clusterSize };
+        const split = await coActivationSplit({ ...options, random: new Random(seed) });
+        expect(await coActivationSplit({ ...options, random: new Random(seed) })).toEqual(split);
+        expect(split).toMatchObject({ experts, expertSize: clusterSize });
+        expect(Array.from(split.order).sort((a, b) => a - b)).toEqual(
+          Array.from({ length: count }, (_, i) => i),
+        );
+        const share = shareInside(activations, count, split.order, clusterSize);
+        expect(split.objective).toBeCloseTo(share, 5);
+        const chance = randomSplit({ count, clusterSize, random });
+        expect(share).toBeGreaterThanOrEqual(
+          shareInside(activations, count, chance.order, clusterSize) - 1e-5,
+        );
+      },
+    ),
+    { numRuns: 40 },
+  );
+});
+
+test('an abort ends it, before and in the middle, by its reason', async () => {
+  const options = {
+    activations: new Float32Array(1000 * 8).fill(1),
+    tokens: 1000,
+    count: 8,
+    clusterSize: 2,
+    random: new Random(0),
+  };
+  const reason = new Error('enough');
+  await expect(coActivationSplit({ ...options, signal: AbortSignal.abort(reason) })).rejects.toBe(
+    reason,
+  );
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(reason));
+  const seen: string[] = [];
+  const aborted = coActivationSplit({
+    ...options,
+    signal: controller.signal,
+    onProgress: ({ status }) => seen.push(status),
+  });
+  await expect(aborted).rejects.toBe(reason);
+  expect(seen).toContain('initiate');
+  expect(seen).not.toContain('done');
+});
+
+test('rejects sizes that do not divide, wrong lengths, no tokens, and activations that are not finite', async () => {
+  const options = { tokens: 2, count: 6, clusterSize: 3, random: new Random(0) };
+  const activations = new Float32Array(12);
+  const split = (changed: object) => coActivationSplit({ ...options, activations, ...changed });
+  await expect(split({ clusterSize: 4 })).rejects.toMatchObject({
+    code: 'EXPERT_SIZE_INVALID',
+    message:
+      'The expert size 4 does not divide the hidden width 6; choose one that does, such as 3 or 6.',
+  });
+  await expect(split({ tokens: 3 })).rejects.toMatchObject({ code: 'LENGTH_MISMATCH' });
+  const none = new Float32Array(0);
+  await expect(split({ tokens: 0, activations: none })).rejects.toMatchObject({
+    code: 'TOKENS_EMPTY',
+  });
+  await expect(split({ activations: activations.with(4, NaN) })).rejects.toMatchObject({
+    code: 'VALUE_NOT_FINITE',
+    message: 'activations must hold finite numbers, but row 0, column 4 is NaN.',
+  });
+});

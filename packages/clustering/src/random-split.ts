@@ -1,0 +1,23 @@
+import type { Random } from '@d2dmoe/core';
+import { type Split, splitFromAssignment } from './split.js';
+import { expertCount } from './validation.js';
+
+/** What {@link randomSplit} takes. */
+export interface RandomSplitOptions {
+  /** Hidden width, h. */
+  count: number;
+  /** Neurons per expert, e; divides h. */
+  clusterSize: number;
+  random: Random;
+}
+
+/**
+ * Divides neurons into experts by chance: the control that any informed split must beat.
+ *
+ * @throws D2DMoEError `EXPERT_SIZE_INVALID` where `clusterSize` does not divide `count`.
+ */
+export function randomSplit({ count, clusterSize, random }: RandomSplitOptions): Split {
+  expertCount(count, clusterSize);
+  const expertOf = random.permutation(count).map((place) => Math.floor(place / clusterSize));
+  return splitFromAssignment(expertOf, clusterSize);
+}

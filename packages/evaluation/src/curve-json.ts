@@ -1,0 +1,112 @@
+import type { SelectionRule } from '@d2dmoe/kernels';
+import type { Model } from '@d2dmoe/models';
+import { CostModel } from './cost-model.js';
+import type { CurvePoint, DenseEvaluation } from './evaluate.js';
+import type { Score } from './score.js';
+
+/** The curve file, version 1. */
+export interface CurveJson {
+  format_version: 1;
+  model: {
+    name: string;
+    task: Model['task'];
+    /** By name of each converted site: its experts, and the multiply-adds per token that they cost. */
+    sites: Record<
+      string,
+      { experts: number; dense_cost: number; expert_cost: number; router_cost: number }
+    >;
+  };
+  score: { name: Score['name']; higher_is_better: boolean };
+  /** The model that `cost` is relative to, on the same data. */
+  dense: {
+    score: number;
+    samples: number;
+    tokens: number;
+    /** Mean of a sample. */
+    multiply_adds: number;
+    parameters: number;
+  };
+  points: CurveJsonPoint[];
+}
+
+/** One point of a curve file; costs are relative to the dense model. */
+export interface CurveJsonPoint {
+  rule: SelectionRule | Readonly<Record<string, SelectionRule>>;
+  tau?: number;
+  score: number;
+  cost: number;
+  converted_cost: number;
+  parameters_read: number;
+  /** By site name: share of its experts executed. */
+  executed: Readonly<Record<string, number>>;
+  mean_experts_per_token: number;
+}
+
+/** What {@link curveToJson} writes down. */
+export interface CurveDescription {
+  /** How the model is called, e.g. its folder's name. */
+  name: string;
+  model: Pick<Model, 'shape' | 'sites' | 'routers' | 'task'>;
+  dense: DenseEvaluation;
+  points: readonly CurvePoint[];
+}
+
+/** A curve as a plain object for JSON, see {@link CurveJson}. */
+export function curveToJson({ name, model, dense, points }: CurveDescription): CurveJson {
+  const sites = new CostModel(model).sites.map((site) => [
+    site.name,
+    {
+      experts: site.experts,
+      dense_cost: site.dense,
+      expert_cost: site.perExpert,
+      router_cost: site.router,
+    },
+  ]);
+  return {
+    format_version: 1,
+    model: { name, task: model.task, sites: Object.fromEntries(sites) },
+    score: { name: dense.score.name, higher_is_better: dense.score.higherIsBetter },
+    dense: {
+      score: dense.score.value,
+      samples: dense.samples,
+      tokens: dense.tokens,
+      multiply_adds: dense.multiplyAdds,
+      parameters: dense.parameters,
+    },
+    points: points.map((point) => ({
+      rule: point.rule,
+      ...(point.tau !== undefined && { tau: point.tau }),
+      score: point.score.value,
+      cost: point.cost,
+      converted_cost: point.convertedCost,
+      parameters_read: point.parametersRead,
+      executed: point.executed,
+      mean_experts_per_token: point.meanExpertsPerToken,
+    })),
+  };
+}
+
+/** A curve file's points and dense reference in the form that {@link curveToJson} took them. */
+export function curveFromJson(curve: CurveJson): Pick<CurveDescription, 'dense' | 'points'> {
+  const { name, higher_is_better: higherIsBetter } = curve.score;
+  const score = (value: number): Score => ({ name, value, higherIsBetter });
+  return {
+    dense: {
+      score: score(curve.dense.score),
+      samples: curve.dense.samples,
+      tokens: curve.dense.tokens,
+      multiplyAdds: curve.dense.multiply_adds,
+      parameters: curve.dense.parameters,
+    },
+    points: curve.points.map((point) => ({
+      rule: point.rule,
+      ...(point.tau !== undefined && { tau: point.tau }),
+      score: score(point.score),
+      cost: point.cost,
+      convertedCost: point.converted_cost,
+      parametersRead: point.parameters_read,
+      executed: point.executed,
+      meanExpertsPerToken: point.mean_experts_per_token,
+    })),
+  };
+}

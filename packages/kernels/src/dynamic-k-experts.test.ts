@@ -1,0 +1,223 @@
+import * as tf from '@tensorflow/tfjs-core';
+import * as fc from 'fast-check';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { DynamicKExperts, dynamicKExperts } from './dynamic-k-experts.js';
+import { feedForward } from './feed-forward.js';
+import { packExperts } from './pack-experts.js';
+import { referenceDynamicKExperts } from './reference.js';
+import { selectExperts } from './select-experts.js';
+import { backends } from './testing/backends.js';
+import { differences, greatestError, norm, relativeError } from './testing/closeness.js';
+import {
+  booleans,
+  ffnShapes,
+  matrix,
+  packedTensors,
+  randomExperts,
+  randomSelection,
+  type FfnShape,
+} from './testing/random-experts.js';
+import {
+  recordedActivations,
+  recordedExperts,
+  recordedTensors,
+  recordedThresholds,
+} from './testing/recorded.js';
+
+let recorded: (name: string) => Float64Array;
+beforeAll(async () => {
+  recorded = await recordedTensors();
+});
+
+describe.each(backends)('%s', (_, use) => {
+  beforeAll(use);
+
+  describe.each(['plain', 'gated'] as const)('%s FFN', (form) => {
+    test.each(recordedActivations)('%s gives what PyTorch gave', (activation) => {
+      tf.tidy(() => {
+        const experts = packedTensors(recordedExperts(recorded, form, activation));
+        const x = matrix(recorded('op.x'), 7, 10);
+        const norms = matrix(recorded('op.predicted_norms'), 7, 6);
+        for (const tau of recordedThresholds) {
+          const selection = selectExperts(norms, { rule: 'threshold', value: Number(tau) });
+          const output = dynamicKExperts(x, selection, experts);
+          const expected = recorded(`op.${form}.${activation}.tau_${tau}`);
+          expect(relativeError(output.dataSync(), expected)).toBeLessThan(1e-5);
+        }
+      });
+    });
+  });
+
+  /** Runs the op and the reference on the same experts and selection, and expects the same result. */
+  function expectReference(shape: FfnShape, selection: Uint8Array): void {
+    const { x, ffn } = randomExperts(shape);
+    const expected = referenceDynamicKExperts(x, selection, ffn);
+    const before = tf.memory().numTensors;
+    tf.tidy(() => {
+      const inputs = [
+        matrix(x, shape.rows, shape.dIn),
+        booleans(selection, shape.rows, shape.experts),
+        packedTensors(ffn),
+      ] as const;
+      const own = tf.memory().numTensors;
+      const output = dynamicKExperts(...inputs, { expectedDensity: 0.5 });
+      expect(tf.memory().numTensors).toBe(own + 1);
+      expect(output.shape).toEqual([shape.rows, shape.dOut]);
+      // The FFN's numbers are of the order of 1. An output far below that is what cancellation left of them.
+      const allowed = 1e-5 * norm(expected) + 1e-6 * Math.sqrt(expected.length);
+      expect(norm(differences(output.dataSync(), expected))).toBeLessThanOrEqual(allowed);
+    });
+    expect(tf.memory().numTensors).toBe(before);
+  }
+
+  test('equals the reference for any selection', () => {
+    expect.hasAssertions();
+    fc.assert(
+      fc.property(ffnShapes, (shape) => {
+        expectReference(shape, randomSelection(shape.rows * shape.experts, shape.seed));
+      }),
+    );
+  });
+
+  test('equals the reference with one expert, all, or none but the forced first', () => {
+    expect.hasAssertions();
+    fc.assert(
+      fc.property(ffnShapes, (shape) => {
+        const pairs = shape.rows * shape.experts;
+        expectReference(shape, new Uint8Array(pairs).fill(1));
+        const first = new Uint8Array(pairs).map((_, i) => Number(i % shape.experts === 0));
+        expectReference(shape, first);
+        expectReference({ ...shape, experts: 1 }, new Uint8Array(shape.rows).fill(1));
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  test('the sum of all experts is the dense FFN', () => {
+    fc.assert(
+      fc.property(ffnShapes, (shape) => {
+        tf.tidy(() => {
+          const { x: rows, ffn } = randomExperts(shape);
+          const experts = packedTensors(ffn);
+          const x = matrix(rows, shape.rows, shape.dIn);
+          const norms: tf.Tensor2D = tf.zeros([shape.rows, shape.experts]);
+          const all = selectExperts(norms, { rule: 'threshold', value: 0 });
+          const output = dynamicKExperts(x, all, experts).dataSync();
+          expect(greatestError(output, feedForward(x, experts).dataSync())).toBeLessThan(2e-6);
+        });
+      }),
+    );
+  });
+
+  test.each([
+    ['plain', false],
+    ['gated', true],
+  ])('has the gradients of a %s FFN', (_, gated) => {
+    const shape: FfnShape = {
+      rows: 3,
+      dIn: 4,
+      dOut: 3,
+      experts: 3,
+      expertSize: 2,
+      activation: 'gelu',
+      gated,
+      biases: true,
+      seed: 5,
+    };
+    const { x, ffn } = randomExperts(shape);
+    const selection = Uint8Array.from([1, 0, 1, 0, 1, 0, 1, 1, 1]);
+    const squares = () =>
+      referenceDynamicKExperts(x, selection, ffn).reduce((sum, y) => sum + y * y, 0);
+    const names = ['up', 'upBias', 'down', 'downBias', ...(gated ? ['gate', 'gateBias'] : [])];
+    const arrays = [x, ...names.map((name) => ffn[name as 'up'])];
+    const expected = arrays.map((array) =>
+      array.map((value, i) => {
+        const step = 1e-5;
+        array[i] = value + step;
+        const above = squares();
+        array[i] = value - step;
+        const below = squares();
+        array[i] = value;
+        return (above - below) / (2 * step);
+      }),
+    );
+
+    const before = tf.memory().numTensors;
+    tf.tidy(() => {
+      const experts = packedTensors(ffn);
+      const tensors = names.map((name) => experts[name as 'up']);
+      const loss = tf.grads((x: tf.Tensor, ...weights: tf.Tensor[]) => {
+        const changed = Object.fromEntries(names.map((name, i) => [name, weights[i]]));
+        const mask = booleans(selection, 3, 3);
+        const output = dynamicKExperts(x as tf.Tensor2D, mask, { ...experts, ...changed });
+        return tf.sum(tf.square(output));
+      });
+      for (const [i, gradient] of loss([matrix(x, 3, 4), ...tensors]).entries()) {
+        expect(relativeError(gradient.dataSync(), expected[i] as Float64Array)).toBeLessThan(1e-4);
+      }
+    });
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
+  test('a selection made from a differentiated input does not stop its gradient', () => {
+    tf.tidy(() => {
+      const experts = packedTensors(recordedExperts(recorded, 'plain', 'relu'));
+      const gradient = tf.grad((x) => {
+        const norms = tf.abs(tf.slice(x as tf.Tensor2D, [0, 0], [7, 6]));
+        const selection = selectExperts(norms, { rule: 'topK', value: 2 });
+        return dynamicKExperts(x as tf.Tensor2D, selection, experts);
+      })(matrix(recorded('op.x'), 7, 10));
+      expect(tf.max(tf.abs(gradient)).dataSync()[0]).toBeGreaterThan(0);
+    });
+  });
+
+  test('refuses rows or a selection that do not fit the experts', () => {
+    tf.tidy(() => {
+      const experts = packedTensors(recordedExperts(recorded, 'plain', 'relu'));
+      const mismatch = expect.objectContaining({ code: 'SHAPE_MISMATCH' });
+      const run = (x: [number, number], selection: [number, number]) => () =>
+        dynamicKExperts(tf.zeros(x), tf.zeros(selection, 'bool'), experts);
+      expect(run([2, 9], [2, 6])).toThrow(mismatch);
+      expect(run([2, 10], [3, 6])).toThrow(mismatch);
+      expect(run([2, 10], [2, 5])).toThrow(mismatch);
+    });
+  });
+});
+
+test('a backend that registers the kernel runs it', async () => {
+  await tf.setBackend('cpu');
+  const calls: unknown[] = [];
+  tf.registerKernel({
+    kernelName: DynamicKExperts,
+    backendName: 'cpu',
+    kernelFunc: ({ inputs, attrs }) => {
+      calls.push({ inputs: Object.keys(inputs).sort(), attrs });
+      return tf.tensor2d([7, 8], [1, 2]);
+    },
+  });
+  try {
+    tf.tidy(() => {
+      const up: tf.Tensor2D = tf.zeros([6, 3]);
+      const down: tf.Tensor2D = tf.zeros([6, 2]);
+      const plain = packExperts({ up, down, activation: 'relu' }, 2);
+      const x: tf.Tensor2D = tf.zeros([1, 3]);
+      const selection: tf.Tensor2D = tf.ones([1, 3], 'bool');
+      expect([...dynamicKExperts(x, selection, plain).dataSync()]).toEqual([7, 8]);
+      const downBias: tf.Tensor1D = tf.zeros([2]);
+      const gated = packExperts({ up, down, gate: up, downBias, activation: 'silu' }, 3);
+      dynamicKExperts(x, tf.ones([1, 2], 'bool'), gated, { expectedDensity: 0.25 });
+    });
+    expect(calls).toEqual([
+      {
+        inputs: ['down', 'selection', 'up', 'x'],
+        attrs: { activation: 'relu', expertSize: 2 },
+      },
+      {
+        inputs: ['down', 'downBias', 'gate', 'selection', 'up', 'x'],
+        attrs: { activation: 'silu', expertSize: 3, expectedDensity: 0.25 },
+      },
+    ]);
+  } finally {
+    tf.unregisterKernel(DynamicKExperts, 'cpu');
+  }
+});

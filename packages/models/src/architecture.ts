@@ -1,0 +1,98 @@
+import type { Activation } from '@d2dmoe/kernels';
+import type { Tensor, Tensor2D, Tensor3D, Tensor4D } from '@tensorflow/tfjs-core';
+import type { ModelType } from './config.js';
+import type { ForwardContext } from './forward.js';
+import type { Site } from './site.js';
+
+/** What a model is for. */
+export type Task = 'image-classification' | 'text-classification' | 'text-generation';
+
+/** The numbers of an architecture that cost models and stages need. */
+export interface ModelShape {
+  dModel: number;
+  layers: number;
+  heads: number;
+  /** Key/value heads; fewer than `heads` in grouped-query attention. */
+  kvHeads: number;
+  headDim: number;
+  /** Hidden width of each FFN. */
+  hidden: number;
+  /** Whether the FFNs are GLUs. */
+  gated: boolean;
+  /** Classes, or vocabulary entries of a language model. */
+  outputs: number;
+  /** Whether the head runs on the first position only or on all of them. */
+  outputPositions: 'first' | 'all';
+  /** Whether a dense tanh layer of dModel × dModel stands before the classifier. */
+  pooler: boolean;
+  /** Numbers in one image patch, channels · patch · patch; 0 for text. */
+  patchInputs: number;
+  /** The longest sequence; for images their patches and the class token. */
+  maxPositions: number;
+}
+
+/** Input of a text model. */
+export interface TextBatch {
+  /** int32 [B, T] */
+  inputIds: Tensor2D;
+  /** int32 [B, T], 1 for a token and 0 for padding; all tokens by default. */
+  attentionMask?: Tensor2D;
+  /** int32 [B, T], BERT only; segment 0 by default. */
+  tokenTypeIds?: Tensor2D;
+}
+
+/** Input of a vision model. */
+export interface ImageBatch {
+  /** [B, channels, height, width], normalised as preprocessor_config.json says. */
+  pixelValues: Tensor4D;
+}
+
+export type Batch = TextBatch | ImageBatch;
+
+/** Result of a forward pass; a type and not an interface, so that tf.tidy takes it for a container of tensors. */
+export type ForwardResult = {
+  /** Classifiers [B, classes]; language models [B, T, vocabulary]. */
+  logits: Tensor;
+  /**
+   * If asked for: layers + 1 tensors [B, T, dModel], the embeddings and each layer's output. As in transformers, the
+   * last one of GPT-2 and Gemma is after the final norm.
+   */
+  hiddenStates?: Tensor3D[];
+};
+
+/** A tensor of a checkpoint, named and oriented as Hugging Face does, and how it starts in a fresh model. */
+export interface ParameterSpec {
+  name: string;
+  shape: number[];
+  init: 'normal' | 'zeros' | 'ones';
+}
+
+/**
+ * Names of an FFN's tensors. `linear` weights are PyTorch Linears [out, in]; `conv1d` ones are GPT-2's transposed
+ * [in, out].
+ */
+export interface FeedForwardNames {
+  layout: 'linear' | 'conv1d';
+  up: string;
+  upBias?: string;
+  gate?: string;
+  down: string;
+  downBias?: string;
+}
+
+/** What an architecture makes of a config.json: everything about a model but its weights. */
+export interface Architecture {
+  modelType: ModelType;
+  task: Task;
+  shape: ModelShape;
+  labels?: string[];
+  activation: Activation;
+  /** The config.json fields that name the activation. */
+  activationFields: readonly string[];
+  /** Prefix that files of the base model, without its head, leave out of every name. */
+  prefix: string;
+  parameters: readonly ParameterSpec[];
+  sites: readonly Site[];
+  feedForward(layer: number): FeedForwardNames;
+  forward(context: ForwardContext, batch: Batch): ForwardResult;
+}

@@ -1,0 +1,91 @@
+import type { Tensor2D } from '@tensorflow/tfjs-core';
+
+/**
+ * One place in a model that the method can convert: an FFN, or one attention projection. Functions over sites work
+ * on every architecture that names its sites.
+ */
+export interface Site {
+  /** `layers.0.ffn`, `layers.0.attention.q`; unique within a model. */
+  name: string;
+  kind: 'feedForward' | 'projection';
+  role: 'ffn' | 'q' | 'k' | 'v' | 'o';
+  /** The transformer layer, from 0. */
+  layer: number;
+  dIn: number;
+  dOut: number;
+  /** Hidden width of an FFN; 0 for a projection. */
+  hidden: number;
+  /** Whether the FFN is a GLU. */
+  gated: boolean;
+}
+
+/**
+ * What a tap sees of a site, N = batch · positions rows each. `preActivation`, `activation` and `hidden` are there
+ * for an FFN that ran densely: not for projections, and not where a substitute computed the output.
+ */
+export interface SiteValues {
+  /** [N, dIn] */
+  input: Tensor2D;
+  /** [N, hidden], the gate's for a GLU. */
+  preActivation?: Tensor2D;
+  /** [N, hidden], the activation function of `preActivation`. */
+  activation?: Tensor2D;
+  /** [N, hidden], what the down projection multiplies: `activation`, times the up projection for a GLU. */
+  hidden?: Tensor2D;
+  /** [N, dOut], bias included. */
+  output: Tensor2D;
+}
+
+/** Options of one forward pass. */
+export interface ForwardOptions {
+  /** Called once per site, in the order of execution; the values are on the gradient tape. */
+  tap?: (site: Site, values: SiteValues) => void;
+  /**
+   * Asked once per site for its output [N, dOut] (bias included) from its input x [N, dIn]. `undefined` leaves the
+   * dense computation in place.
+   */
+  substitute?: (site: Site, x: Tensor2D) => Tensor2D | undefined;
+  /** Return the hidden states before the first layer and after each; default false. */
+  hiddenStates?: boolean;
+}
+
+/** Widths that {@link transformerSites} needs. */
+export interface SiteWidths {
+  dModel: number;
+  layers: number;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+  hidden: number;
+  gated: boolean;
+}
+
+/** The sites of a transformer in order of execution: per layer q, k, v, o, ffn. */
+export function transformerSites(widths: SiteWidths): Site[] {
+  const { dModel, layers, hidden, gated } = widths;
+  const queryWidth = widths.heads * widths.headDim;
+  const keyWidth = widths.kvHeads * widths.headDim;
+  const sites: Site[] = [];
+  for (let layer = 0; layer < layers; layer++) {
+    const projection = (role: 'q' | 'k' | 'v' | 'o', dIn: number, dOut: number) => {
+      const name = `layers.${layer}.attention.${role}`;
+      sites.push({ name, kind: 'projection', role, layer, dIn, dOut, hidden: 0, gated: false });
+    };
+    projection('q', dModel, queryWidth);
+    projection('k', dModel, keyWidth);
+    projection('v', dModel, keyWidth);
+    projection('o', queryWidth, dModel);
+    const name = `layers.${layer}.ffn`;
+    sites.push({
+      name,
+      kind: 'feedForward',
+      role: 'ffn',
+      layer,
+      dIn: dModel,
+      dOut: dModel,
+      hidden,
+      gated,
+    });
+  }
+  return sites;
+}

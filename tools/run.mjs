@@ -1,0 +1,45 @@
+// What the scripts of the root package.json call: `node tools/run.mjs demo|test|d2dmoe|build [arguments]`.
+// It needs Node and npm, nothing else: it installs and builds what is missing, then does the job.
+
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+if (major < 20 || (major === 20 && minor < 19)) {
+  console.error(
+    `error: this is Node ${process.versions.node}, but d2dmoe needs Node 20.19 or newer (https://nodejs.org).`,
+  );
+  process.exit(2);
+}
+
+const { build } = await import('./workspace/build.mjs');
+const { run, endLike } = await import('./workspace/children.mjs');
+const { runGates } = await import('./workspace/gates.mjs');
+const { install } = await import('./workspace/install.mjs');
+const { root, settleEnvironment } = await import('./workspace/paths.mjs');
+
+/** @type {Record<string, (args: string[]) => Promise<void>>} */
+const tasks = {
+  demo: (args) => app(['demo', ...args]),
+  d2dmoe: app,
+  build: () => build(),
+  test: (args) => runGates(args),
+};
+
+/**
+ * Runs the reference app in the directory that the user called from, which npm leaves in INIT_CWD.
+ *
+ * @param {string[]} args
+ */
+async function app(args) {
+  await build('d2dmoe');
+  const cwd = process.env['INIT_CWD'] ?? process.cwd();
+  endLike(await run(process.execPath, [`${root}/apps/reference/dist/cli.js`, ...args], { cwd }));
+}
+
+const [name = '', ...args] = process.argv.slice(2);
+const task = Object.hasOwn(tasks, name) ? tasks[name] : undefined;
+if (task === undefined) {
+  console.error(`error: "${name}" is no task; the tasks are ${Object.keys(tasks).join(', ')}.`);
+  process.exit(2);
+}
+settleEnvironment();
+await install();
+await task(args);
