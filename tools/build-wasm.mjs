@@ -7,17 +7,15 @@ import asc from 'assemblyscript/asc';
 const root = fileURLToPath(new URL('..', import.meta.url));
 const out = `${root}packages/kernels/dist/wasm`;
 mkdirSync(out, { recursive: true });
-for (const [name, features] of [
-  ['kernels.wasm', 'simd'],
-  ['kernels-relaxed.wasm', 'simd,relaxed-simd'],
-]) {
-  const { error, stderr } = await asc.main([
-    `${root}kernels/wasm/index.ts`,
-    ...['--outFile', `${out}/${name}`, '--enable', features],
-    ...['-O3', '--runtime', 'stub', '--noAssert', '--importMemory', '--noExportMemory'],
-  ]);
-  if (error) {
-    process.stderr.write(`${stderr.toString()}\n`);
-    throw error;
-  }
+
+/** @type {Record<string, string>} */
+const builds = { 'kernels.wasm': 'simd', 'kernels-relaxed.wasm': 'simd,relaxed-simd' };
+for (const [name, features] of Object.entries(builds)) {
+  const files = [`${root}kernels/wasm/index.ts`, '--outFile', `${out}/${name}`];
+  const memory = ['--runtime', 'stub', '--importMemory', '--noExportMemory'];
+  const { error } = await asc.main(
+    [...files, '--enable', features, '-O3', '--noAssert', ...memory],
+    { stdout: process.stdout, stderr: process.stderr },
+  );
+  if (error) throw error;
 }

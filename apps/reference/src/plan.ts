@@ -28,7 +28,7 @@ const overhead = 1.4;
 /** Multiply-adds per second of the current backend, measured on one product. */
 export async function measureRate(): Promise<number> {
   const size = 384;
-  const a = tf.ones([size, size]) as tf.Tensor2D;
+  const a = tf.ones<tf.Rank.R2>([size, size]);
   let best = Number.POSITIVE_INFINITY;
   for (let run = 0; run < 4; run++) {
     const start = performance.now();

@@ -194,7 +194,7 @@ describe.each(['cpu', 'wasm'])('on %s', (backend) => {
     const objective = (w: number) => 5 * hoyer([Math.max(0, 2 * w), Math.max(0, 3 * w + 1)]);
     const gradient = tf.tidy(() => {
       const w = tf.scalar(weight);
-      const loss = tf.grad((w: tf.Scalar) => {
+      const loss = tf.grad((w: tf.Tensor) => {
         const activations = tf.relu(
           tf.add(tf.mul(tf.tensor2d([[2, 3]]), w), tf.tensor2d([[0, 1]])),
         );

@@ -1,6 +1,6 @@
 import { regularizers, schedules } from '@d2dmoe/sparsity';
 import { type Conversion, convert } from '../convert.js';
-import { type DeviceName, useDevice } from '../device.js';
+import { useDevice } from '../device.js';
 import { defineCommand } from '../terminal/arguments.js';
 import { curveReport, planReport } from '../report.js';
 import {
@@ -125,7 +125,7 @@ export const convertCommand = defineCommand(
     ],
   },
   async (args, context: Context) => {
-    await useDevice(args.device as DeviceName);
+    await useDevice(args.device);
     const conversion = await withProgress(args, context, (options) =>
       convert({
         ...options,

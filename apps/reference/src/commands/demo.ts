@@ -1,5 +1,5 @@
 import { demo } from '../demo/demo.js';
-import { useDevice, type DeviceName } from '../device.js';
+import { useDevice } from '../device.js';
 import { planReport } from '../report.js';
 import { defineCommand } from '../terminal/arguments.js';
 import { reportConversion } from './convert.js';
@@ -23,7 +23,7 @@ export const demoCommand = defineCommand(
     ],
   },
   async (args, context: Context) => {
-    await useDevice(args.device as DeviceName);
+    await useDevice(args.device);
     const conversion = await withProgress(args, context, (options) =>
       demo({ ...options, onPlan: (plan, data) => console.log(planReport(plan, data)) }),
     );

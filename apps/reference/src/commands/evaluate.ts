@@ -2,7 +2,7 @@ import { dynamicConfig, readArchitecture } from '@d2dmoe/models';
 import { readConfig } from '@d2dmoe/models/node';
 import { D2DMoEError } from '@d2dmoe/core';
 import { defaultTaus } from '../defaults.js';
-import { type DeviceName, useDevice } from '../device.js';
+import { useDevice } from '../device.js';
 import { evaluate, rulesOf } from '../evaluate.js';
 import { curveReport } from '../report.js';
 import { defineCommand } from '../terminal/arguments.js';
@@ -48,7 +48,7 @@ export const evaluateCommand = defineCommand(
     ],
   },
   async (args, context: Context) => {
-    await useDevice(args.device as DeviceName);
+    await useDevice(args.device);
     const config = await readConfig(args.ckpt);
     const { sites } = readArchitecture(config);
     const dynamic = dynamicConfig({ config, sites });

@@ -1,7 +1,7 @@
 import { readArchitecture } from '@d2dmoe/models';
 import { readConfig } from '@d2dmoe/models/node';
 import { defaultSettings, defaultTaus } from '../defaults.js';
-import { type DeviceName, useDevice } from '../device.js';
+import { useDevice } from '../device.js';
 import { calibrate } from '../stages/calibrate.js';
 import { prepareData } from '../stages/prepare.js';
 import { route } from '../stages/route.js';
@@ -37,7 +37,7 @@ export const sparsifyCommand = defineCommand(
     options: [...dataOptions, outOption, ...sparsifyOptions, ...stageOptions],
   },
   async (args, context: Context) => {
-    await useDevice(args.device as DeviceName);
+    await useDevice(args.device);
     const data = await prepareData(args.ckpt, dataOf(args));
     const { modelType, shape } = data.architecture;
     const settings = {
@@ -60,7 +60,7 @@ export const splitCommand = defineCommand(
     options: [outOption, ...splitOptions, ...stageOptions],
   },
   async (args, context: Context) => {
-    await useDevice(args.device as DeviceName);
+    await useDevice(args.device);
     const { modelType, shape } = readArchitecture(await readConfig(args.ckpt));
     const settings = { ...defaultSettings(modelType, shape).split, ...settingsOf(args).split };
     const record = await withProgress(args, context, (options) => split(options, settings));
@@ -76,7 +76,7 @@ export const routeCommand = defineCommand(
     options: [...dataOptions, outOption, ...routeOptions, ...stageOptions],
   },
   async (args, context: Context) => {
-    await useDevice(args.device as DeviceName);
+    await useDevice(args.device);
     const data = await prepareData(args.ckpt, dataOf(args));
     const { modelType, shape } = data.architecture;
     const settings = { ...defaultSettings(modelType, shape).route, ...settingsOf(args).route };
@@ -96,7 +96,7 @@ export const calibrateCommand = defineCommand(
     options: [...dataOptions, denseOption, outOption, ...calibrateOptions, ...stageOptions],
   },
   async (args, context: Context) => {
-    await useDevice(args.device as DeviceName);
+    await useDevice(args.device);
     const data = await prepareData(args.ckpt, dataOf(args));
     const batches = { hash: data.dataset.hash, batches: data.batches({ batchSize: 1, steps: 1 }) };
     const record = await withProgress(args, context, (options) =>

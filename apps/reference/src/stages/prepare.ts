@@ -68,7 +68,7 @@ export async function prepareData(checkpoint: string, options: DataOptions): Pro
           textBatches(dataset, tokenizer, padding, shape.maxPositions, batchSize, random),
       };
     }
-    case 'text-generation': {
+    default: {
       const dataset = await loadDataset(options.directory, task, reading);
       const tokenizer = await loadTokenizer(checkpoint);
       const first = numberField(config, 'bos_token_id') ?? numberField(config, 'eos_token_id');

@@ -27,7 +27,7 @@ export function restoreTraining(
 
 /** Mean task loss of a batch over its labelled rows: nats per sample, or per token. */
 function taskLoss(logits: tf.Tensor, labels: Int32Array): tf.Scalar {
-  const rows = tf.reshape(logits, [labels.length, -1]) as tf.Tensor2D;
+  const rows = tf.reshape<tf.Rank.R2>(logits, [labels.length, logits.size / labels.length]);
   return tf.mean(softmaxCrossEntropy(rows, tf.tensor1d(labels, 'int32')));
 }
 
@@ -68,7 +68,7 @@ export async function trainStep(
   });
   adam.step(gradients, learningRate);
   const [loss, term] = await (figures as tf.Tensor).data();
-  tf.dispose([figures as tf.Tensor, gradients, batch as unknown as tf.TensorContainer]);
+  tf.dispose([figures, gradients, batch as unknown as tf.TensorContainer]);
   return { loss: loss as number, ...(term !== undefined && { sparsity: term }) };
 }
 
@@ -84,7 +84,7 @@ function namedByParameter(model: Model, grads: tf.NamedTensorMap): Record<string
 
 function clip(gradients: Record<string, tf.Tensor>): Record<string, tf.Tensor> {
   const squares = Object.values(gradients).map((gradient) => {
-    const row = tf.reshape(gradient, [1, -1]) as tf.Tensor2D;
+    const row = tf.reshape<tf.Rank.R2>(gradient, [1, gradient.size]);
     return tf.reshape(tf.matMul(row, row, false, true), []);
   });
   const norm = tf.sqrt(tf.addN(squares));

@@ -26,7 +26,8 @@ function multiply(
   const [kB, n] = transposeB ? [bColumns, bRows] : [bRows, bColumns];
   tf.util.assert(
     k === kB,
-    () => `matMul: inner dimensions ${k} and ${kB} of shapes [${a.shape}] and [${b.shape}] differ.`,
+    () =>
+      `matMul: inner dimensions ${k} and ${kB} of shapes [${a.shape.join(', ')}] and [${b.shape.join(', ')}] differ.`,
   );
   const batchA = a.shape.slice(0, -2);
   const batchB = b.shape.slice(0, -2);

@@ -4,12 +4,12 @@ import { D2DMoEError } from '@d2dmoe/core';
 
 /** What the AssemblyScript module of kernels/wasm exports; every pointer is a byte offset into tfjs's memory. */
 export interface WasmKernels {
-  adamStep(...args: number[]): void;
-  gemm(...args: number[]): void;
-  gemmScratch(): number;
-  layerNorm(...args: number[]): void;
-  layerNormGrad(...args: number[]): void;
-  segmentSum(...args: number[]): void;
+  adamStep: (...args: number[]) => void;
+  gemm: (...args: number[]) => void;
+  gemmScratch: () => number;
+  layerNorm: (...args: number[]) => void;
+  layerNormGrad: (...args: number[]) => void;
+  segmentSum: (...args: number[]) => void;
 }
 
 /** tfjs's backend together with our kernels over its memory. */
@@ -19,7 +19,7 @@ export interface WasmContext {
   /** Byte offset of {@link WasmKernels.gemmScratch} floats. */
   scratch: number;
   /** Byte offset of a tensor's values. */
-  pointer(tensor: tf.TensorInfo): number;
+  pointer: (tensor: tf.TensorInfo) => number;
 }
 
 /**
