@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { expertCount } from '@d2dmoe/clustering';
 import type { CurveJson } from '@d2dmoe/evaluation';
 import type { Architecture } from '@d2dmoe/models';
+import { checkCheckpoint } from '@d2dmoe/models/node';
 import { type ConvertSettings, defaultSettings } from './defaults.js';
 import { measureRate, type Plan, planConversion } from './plan.js';
 import { calibrate } from './stages/calibrate.js';
@@ -41,6 +42,7 @@ export interface Conversion {
  */
 export async function convert(options: ConvertOptions): Promise<Conversion> {
   const { input, output } = options;
+  await checkCheckpoint(input);
   const data = await prepareData(input, options.data);
   const settings = resolveSettings(data.architecture, options.settings);
   // What can be known to fail must not fail after hours of training.
@@ -102,16 +104,16 @@ function resolveSettings(
 }
 
 async function planOf(data: PreparedData, settings: ConvertSettings): Promise<Plan> {
-  const { architecture, dataset } = data;
-  const { meanLength } = data.batches(settings.sparsify);
+  const { architecture } = data;
+  const batches = data.batches(settings.sparsify);
   const count = (size: number) => Math.min(size, settings.samples ?? Number.POSITIVE_INFINITY);
   const parameters = architecture.parameters
     .map(({ shape }) => shape.reduce((product, length) => product * length, 1))
     .reduce((sum, size) => sum + size, 0);
   const sizes = {
-    meanLength,
-    validation: count(dataset.validation.length),
-    test: count(dataset.test.length),
+    meanLength: batches.meanLength,
+    validation: count(batches.evaluationSize('validation')),
+    test: count(batches.evaluationSize('test')),
   };
   return planConversion(architecture.shape, parameters, sizes, settings, await measureRate());
 }

@@ -52,7 +52,6 @@ export function planConversion(
   const { sparsify, split, route, taus } = settings;
   const sample = denseCost(shape, Math.round(data.meanLength)).total;
   const seconds = (passes: number) => (passes * sample * overhead) / rate;
-  // Language models are evaluated on blocks of as many tokens as a training sample has.
   const points = taus.length + 1;
   const experts = shape.hidden / split.expertSize;
   const stages = [

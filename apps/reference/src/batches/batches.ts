@@ -11,10 +11,10 @@ export interface LabelledBatch {
 
 /** A data set as batches for one model. */
 export interface Batches {
-  /** Samples (or blocks of tokens) that training draws from. */
-  trainSize: number;
-  /** Mean positions of a sample, for estimates. */
-  meanLength: number;
+  /** Mean positions of a training sample. */
+  readonly meanLength: number;
+  /** Samples of a split, a language model's blocks of tokens. */
+  evaluationSize(split: 'validation' | 'test'): number;
   /**
    * The training batch of a step. It depends on seed and step alone, so that a resumed run sees what an undisturbed
    * one would have seen.
@@ -26,3 +26,9 @@ export interface Batches {
 
 /** Samples per batch where only a forward pass is done. */
 export const evaluationBatchSize = 64;
+
+/** A value that is computed when it is first asked for. */
+export function lazily<T>(compute: () => T): () => T {
+  let value: { of: T } | undefined;
+  return () => (value ??= { of: compute() }).of;
+}

@@ -39,7 +39,7 @@ export function imageBatches(
   }
 
   return {
-    trainSize: dataset.train.length,
+    evaluationSize: (split) => dataset[split].length,
     meanLength: positions,
     train: (step) => load(dataset.train, order(step)),
     async *evaluation(split, limit) {

@@ -2,7 +2,7 @@ import { D2DMoEError, type Random } from '@d2dmoe/core';
 import type { Tokenizer } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Dataset, Document } from '../data/index.js';
-import type { Batches, LabelledBatch } from './batches.js';
+import { type Batches, type LabelledBatch, lazily } from './batches.js';
 import { sample, shuffledOrder } from './order.js';
 
 /** Blocks of a language model's evaluation batch; its logits are [blocks · blockLength, vocabulary]. */
@@ -39,14 +39,19 @@ export function languageBatches(
       `The ${split} split of ${dataset.source} has ${tokens.length} tokens, fewer than one block of ${blockLength + 1}.`,
     );
   };
-  const shuffled = Array.from(
-    random.fork('documents').permutation(dataset.train.length),
-    (i) => dataset.train[i] as Document,
-  );
-  const train = join(shuffled, trainSteps * batchSize * blockLength + 1);
-  const trainBlocks = blocksOf(train, 'train');
-  const order = shuffledOrder(trainBlocks, batchSize, random.fork('order'));
-  const splits = new Map<string, Int32Array>();
+  const training = lazily(() => {
+    const shuffled = Array.from(
+      random.fork('documents').permutation(dataset.train.length),
+      (i) => dataset.train[i] as Document,
+    );
+    const tokens = join(shuffled, trainSteps * batchSize * blockLength + 1);
+    const order = shuffledOrder(blocksOf(tokens, 'train'), batchSize, random.fork('order'));
+    return { tokens, order };
+  });
+  const splits = {
+    validation: lazily(() => join(dataset.validation)),
+    test: lazily(() => join(dataset.test)),
+  };
 
   function load(tokens: Int32Array, blocks: Uint32Array): LabelledBatch {
     const inputs = new Int32Array(blocks.length * blockLength);
@@ -63,15 +68,14 @@ export function languageBatches(
   }
 
   return {
-    trainSize: trainBlocks,
     meanLength: blockLength,
-    train: async (step) => load(train, order(step)),
+    evaluationSize: (split) => blocksOf(splits[split](), split),
+    train: async (step) => {
+      const { tokens, order } = training();
+      return load(tokens, order(step));
+    },
     async *evaluation(split, limit) {
-      let tokens = splits.get(split);
-      if (tokens === undefined) {
-        tokens = join(dataset[split]);
-        splits.set(split, tokens);
-      }
+      const tokens = splits[split]();
       const blocks = sample(blocksOf(tokens, split), limit, random.fork(split));
       for (let start = 0; start < blocks.length; start += evaluationBlocks) {
         yield load(tokens, blocks.subarray(start, start + evaluationBlocks));

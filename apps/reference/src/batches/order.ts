@@ -27,17 +27,19 @@ export function lengthGroupedOrder(
   const count = lengths.length;
   return cachedEpochs(count, batchSize, (epoch) => {
     const generator = random.fork(`epoch ${epoch}`);
-    const order = generator.permutation(count);
-    const run = batchSize * 32;
-    for (let start = 0; start < count; start += run) {
+    const size = Math.min(batchSize, count);
+    const batches = Math.floor(count / size);
+    // What does not fill a batch is left out before sorting, or it would always be the longest.
+    const order = generator.permutation(count).subarray(0, batches * size);
+    const run = size * 32;
+    for (let start = 0; start < order.length; start += run) {
       order
         .subarray(start, start + run)
         .sort((a, b) => (lengths[a] as number) - (lengths[b] as number));
     }
-    const batches = Math.floor(count / batchSize);
-    const shuffled = new Uint32Array(batches * batchSize);
+    const shuffled = new Uint32Array(order.length);
     for (const [to, from] of generator.permutation(batches).entries()) {
-      shuffled.set(order.subarray(from * batchSize, (from + 1) * batchSize), to * batchSize);
+      shuffled.set(order.subarray(from * size, (from + 1) * size), to * size);
     }
     return shuffled;
   });

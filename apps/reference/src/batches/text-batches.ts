@@ -2,7 +2,7 @@ import type { Random } from '@d2dmoe/core';
 import type { Tokenizer } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Dataset, TextExample } from '../data/index.js';
-import { type Batches, evaluationBatchSize, type LabelledBatch } from './batches.js';
+import { type Batches, evaluationBatchSize, type LabelledBatch, lazily } from './batches.js';
 import { lengthGroupedOrder, sample } from './order.js';
 
 /** Texts cut at `maxLength` tokens and padded to the longest of their batch; batches hold texts of similar length. */
@@ -16,9 +16,13 @@ export function textBatches(
 ): Batches {
   const encode = (examples: readonly TextExample[]) =>
     examples.map(({ text }) => tokenizer.encode(text, { maxLength }));
-  const train = encode(dataset.train);
-  const lengths = train.map((ids) => ids.length);
-  const order = lengthGroupedOrder(lengths, batchSize, random.fork('order'));
+  // Evaluation alone does not need the training texts.
+  const training = lazily(() => {
+    const texts = encode(dataset.train);
+    const lengths = texts.map((ids) => ids.length);
+    const order = lengthGroupedOrder(lengths, batchSize, random.fork('order'));
+    return { texts, lengths, order };
+  });
 
   function pad(texts: readonly number[][], labels: Int32Array): LabelledBatch {
     const width = Math.max(...texts.map((ids) => ids.length));
@@ -42,12 +46,16 @@ export function textBatches(
   }
 
   return {
-    trainSize: train.length,
-    meanLength: lengths.reduce((sum, length) => sum + length, 0) / lengths.length,
+    evaluationSize: (split) => dataset[split].length,
+    get meanLength() {
+      const { lengths } = training();
+      return lengths.reduce((sum, length) => sum + length, 0) / lengths.length;
+    },
     train: async (step) => {
+      const { texts, order } = training();
       const indices = order(step);
       return pad(
-        Array.from(indices, (i) => train[i] as number[]),
+        Array.from(indices, (i) => texts[i] as number[]),
         Int32Array.from(indices, (i) => (dataset.train[i] as TextExample).label),
       );
     },

@@ -1,0 +1,137 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { CurveJson } from '@d2dmoe/evaluation';
+import { dynamicSubstitute, type ModelType } from '@d2dmoe/models';
+import { openCheckpoint } from '@d2dmoe/safetensors/node';
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeAll, expect, test } from 'vitest';
+import { putCheckpoint, putData, temporaryFolder } from '../testing/tiny.js';
+import { convert, loadModel, type Plan, prepareData, useDevice } from './index.js';
+
+beforeAll(() => useDevice());
+
+const taus = [0, 0.1, 0.3, 0.6, 1];
+
+async function readJson(path: string): Promise<Record<string, unknown>> {
+  return JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
+}
+
+async function shapes(folder: string): Promise<Map<string, string>> {
+  const reader = await openCheckpoint(folder);
+  await reader.close();
+  return new Map(Array.from(reader.tensors, ([name, { shape }]) => [name, shape.join(' × ')]));
+}
+
+/** ‖a − b‖ / ‖b‖ */
+function relativeError(a: Float32Array, b: Float32Array): number {
+  expect(a.length).toBe(b.length);
+  let difference = 0;
+  let norm = 0;
+  for (const [i, value] of b.entries()) {
+    difference += ((a[i] as number) - value) ** 2;
+    norm += value ** 2;
+  }
+  return Math.sqrt(difference / norm);
+}
+
+const activationFields: [ModelType, string[]][] = [
+  ['vit', ['hidden_act']],
+  ['bert', ['hidden_act']],
+  ['gpt2', ['activation_function']],
+  ['gemma', ['hidden_act', 'hidden_activation']],
+];
+
+test.each(activationFields)('%s is converted', async (type, activations) => {
+  const folder = await temporaryFolder();
+  const input = join(folder, 'dense');
+  const output = join(folder, 'converted');
+  const data = { directory: join(folder, 'data'), seed: 0 };
+  await putCheckpoint(input, type);
+  await putData(data.directory, type);
+  const tensorsBefore = tf.memory().numTensors;
+  const events: string[] = [];
+  const plans: Plan[] = [];
+  const { curve, tau, records } = await convert({
+    input,
+    output,
+    data,
+    seed: 0,
+    settings: {
+      sparsify: { steps: 8, batchSize: 8 },
+      split: { expertSize: 8 },
+      route: { steps: 24, batchSize: 8, width: 8 },
+      taus,
+      keep: 0.5,
+    },
+    onPlan: (plan) => {
+      expect(events).toEqual([]);
+      plans.push(plan);
+    },
+    onProgress: ({ status, name }) => status !== 'progress' && events.push(`${name} ${status}`),
+  });
+  expect(tf.memory().numTensors).toBe(tensorsBefore);
+
+  const stages = ['sparsify', 'split', 'route', 'calibrate', 'evaluate'];
+  expect(plans.map((plan) => plan.stages.map(({ name }) => name))).toEqual([stages]);
+  expect(events).toEqual(stages.flatMap((stage) => [`${stage} initiate`, `${stage} done`]));
+  expect(records.map(({ stage }) => stage)).toEqual(stages);
+  expect(records[0]?.metrics).toHaveLength(8);
+  expect(taus).toContain(tau);
+
+  // Others open it as a dense model with the activation that it was trained with.
+  const config = await readJson(join(output, 'config.json'));
+  const denseConfig = await readJson(join(input, 'config.json'));
+  const relu = Object.fromEntries(activations.map((field) => [field, 'relu']));
+  expect(config).toEqual({ ...denseConfig, ...relu, d2dmoe: config['d2dmoe'] });
+  const sites = Object.keys(curve.model.sites);
+  expect(sites).toHaveLength(2);
+  expect(config['d2dmoe']).toEqual({
+    format_version: 1,
+    tau,
+    sites: Object.fromEntries(sites.map((site) => [site, { expert_size: 8, router_width: 8 }])),
+  });
+  const dense = await shapes(input);
+  const converted = await shapes(output);
+  const extra = [...converted.keys()].filter((name) => !dense.has(name));
+  for (const [name, shape] of dense) expect([name, converted.get(name)]).toEqual([name, shape]);
+  expect(extra).toHaveLength(4);
+  for (const name of extra) expect(name).toMatch(/^d2dmoe\..+\.router\.(hidden|output)\.weight$/);
+
+  // With tau 0 every expert runs, and the model is the dense one.
+  const model = await loadModel(output);
+  const { batches } = await prepareData(output, data);
+  const substitute = dynamicSubstitute(model, { rule: { rule: 'threshold', value: 0 } });
+  for await (const { batch } of batches({ batchSize: 1, steps: 1 }).evaluation('test', 8)) {
+    const densely = (await model.forward(batch).logits.data()) as Float32Array;
+    const dynamically = (await model.forward(batch, { substitute }).logits.data()) as Float32Array;
+    expect(relativeError(dynamically, densely)).toBeLessThan(1e-4);
+  }
+  substitute.dispose();
+  model.dispose();
+
+  expect(await readJson(join(output, 'curve.json'))).toEqual(curve);
+  expectCurve(curve, sites);
+  expect(curve.score.name).toBe(type === 'vit' || type === 'bert' ? 'accuracy' : 'loss');
+});
+
+function expectCurve(curve: CurveJson, sites: readonly string[]): void {
+  expect(curve.points.map((point) => point.tau)).toEqual(taus);
+  for (const { score, cost, converted_cost, executed } of curve.points) {
+    for (const value of [score, cost, converted_cost]) expect(value).toBeGreaterThanOrEqual(0);
+    expect(Object.keys(executed)).toEqual(sites);
+    for (const share of Object.values(executed)) {
+      expect(share).toBeGreaterThanOrEqual(1 / 32);
+      expect(share).toBeLessThanOrEqual(1);
+    }
+  }
+  const [first, ...rest] = curve.points;
+  expect(Object.values(first?.executed ?? {})).toEqual(sites.map(() => 1));
+  // All experts and the routers on top.
+  expect(first?.cost).toBeGreaterThan(1);
+  let last = first?.cost as number;
+  for (const { cost } of rest) {
+    expect(cost).toBeLessThanOrEqual(last);
+    last = cost;
+  }
+  expect(last).toBeLessThan((first?.cost as number) - 0.05);
+}
