@@ -1,5 +1,5 @@
-// What the scripts of the root package.json call: `node tools/run.mjs demo|test|d2dmoe|build [arguments]`.
-// It needs Node and npm, nothing else: it installs and builds what is missing, then does the job.
+// What the scripts of the root package.json call: `node tools/run.mjs TASK [arguments]`, a task of the list below. It
+// needs Node and npm, nothing else: it installs and builds what is missing, then does the job.
 
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
 if (major < 20 || (major === 20 && minor < 19)) {
@@ -12,7 +12,7 @@ if (major < 20 || (major === 20 && minor < 19)) {
 const { build } = await import('./workspace/build.mjs');
 const { run, endLike } = await import('./workspace/children.mjs');
 const { runGates } = await import('./workspace/gates.mjs');
-const { install } = await import('./workspace/install.mjs');
+const { install, installBenchPeers } = await import('./workspace/install.mjs');
 const { root, settleEnvironment } = await import('./workspace/paths.mjs');
 
 /** @type {Record<string, (args: string[]) => Promise<void>>} */
@@ -20,18 +20,32 @@ const tasks = {
   demo: (args) => app(['demo', ...args]),
   d2dmoe: app,
   build: () => build(),
+  bench,
   test: (args) => runGates(args),
 };
 
-/**
- * Runs the reference app in the directory that the user called from, which npm leaves in INIT_CWD.
- *
- * @param {string[]} args
- */
+/** @param {string[]} args */
 async function app(args) {
   await build('d2dmoe');
+  await runScript('apps/reference/dist/cli.js', args);
+}
+
+/** @param {string[]} args */
+async function bench(args) {
+  await build('@d2dmoe/bench');
+  await installBenchPeers();
+  await runScript('tools/bench/dist/main.js', args);
+}
+
+/**
+ * Runs a script of the workspace in the directory that the user called from, which npm leaves in INIT_CWD.
+ *
+ * @param {string} script
+ * @param {string[]} args
+ */
+async function runScript(script, args) {
   const cwd = process.env['INIT_CWD'] ?? process.cwd();
-  endLike(await run(process.execPath, [`${root}/apps/reference/dist/cli.js`, ...args], { cwd }));
+  endLike(await run(process.execPath, [`${root}/${script}`, ...args], { cwd }));
 }
 
 const [name = '', ...args] = process.argv.slice(2);

@@ -10,6 +10,8 @@
  * needs no reuse of B and streams it instead.
  */
 
+import { at, madd } from './simd';
+
 export const MR: i32 = 6;
 export const NR: i32 = 8;
 const MC: i32 = 96;
@@ -19,12 +21,6 @@ const NC: i32 = 1024;
 /** Floats of scratch that {@link gemm} needs: a block of A, a block of B, one tile of C. */
 export function gemmScratch(): i32 {
   return MC * KC + KC * (NC + NR) + MR * NR;
-}
-
-// @ts-ignore: decorator
-@inline
-function at(pointer: usize, index: i32): usize {
-  return pointer + ((<usize>index) << 2);
 }
 
 /** Packs rows of X (m × k, element (i, p) at i·rs + p·cs) into panels of `width` rows: for each p, `width` values. */
@@ -61,7 +57,7 @@ function pack(x: usize, rs: i32, cs: i32, m: i32, k: i32, width: i32, out: usize
 }
 
 /** Rows contiguous in memory: four at a time through a 4 × 4 transposition in registers. */
-function packRows(x: usize, rs: i32, k: i32, width: i32, out: usize): void {
+export function packRows(x: usize, rs: i32, k: i32, width: i32, out: usize): void {
   let r = 0;
   for (; r + 4 <= width; r += 4) {
     const x0 = at(x, r * rs);
@@ -102,13 +98,6 @@ function packRows(x: usize, rs: i32, k: i32, width: i32, out: usize): void {
       target = at(target, width);
     }
   }
-}
-
-// @ts-ignore: decorator
-@inline
-function madd(a: v128, b: v128, c: v128): v128 {
-  if (ASC_FEATURE_RELAXED_SIMD) return f32x4.relaxed_madd(a, b, c);
-  return f32x4.add(f32x4.mul(a, b), c);
 }
 
 /** c (6 × 8, rows ldc floats apart) += panel of A · panel of B over k. */
@@ -219,6 +208,27 @@ function row(x: usize, xs: i32, b: usize, rs: i32, cs: i32, n: i32, k: i32, y: u
   }
 }
 
+/** Sets `columns` floats of every row to those of bias, or to 0 where there is none. */
+function clear(c: usize, bias: usize, rows: i32, columns: i32, ldc: i32): void {
+  const bytes = (<usize>columns) << 2;
+  for (let i = 0; i < rows; i++) {
+    if (bias == 0) memory.fill(c, 0, bytes);
+    else memory.copy(c, bias, bytes);
+    c = at(c, ldc);
+  }
+}
+
+/** Negative floats become 0. */
+function rectify(c: usize, rows: i32, columns: i32, ldc: i32): void {
+  const zero = f32x4.splat(0);
+  for (let i = 0; i < rows; i++) {
+    let j = 0;
+    for (; j + 4 <= columns; j += 4) v128.store(at(c, j), f32x4.max(v128.load(at(c, j)), zero));
+    for (; j < columns; j++) f32.store(at(c, j), max(f32.load(at(c, j)), 0));
+    c = at(c, ldc);
+  }
+}
+
 /**
  * @param a m × k, or k × m where transposeA
  * @param b k × n, or n × k where transposeB
@@ -240,28 +250,50 @@ export function gemm(
   relu: bool,
   scratch: usize,
 ): void {
+  gemmBlock(a, b, c, bias, m, n, k, transposeA, transposeB, relu, scratch, 0, m, 0, n);
+}
+
+/**
+ * The block of {@link gemm} with rows i0 … i1 − 1 and columns j0 … j1 − 1; the rest of c is not touched. Where i0 is a
+ * multiple of MR and j0 one of NR, every element comes out of the same operations in the same order as in the whole
+ * product: the tiles' grid is the same.
+ */
+export function gemmBlock(
+  a: usize,
+  b: usize,
+  c: usize,
+  bias: usize,
+  m: i32,
+  n: i32,
+  k: i32,
+  transposeA: bool,
+  transposeB: bool,
+  relu: bool,
+  scratch: usize,
+  i0: i32,
+  i1: i32,
+  j0: i32,
+  j1: i32,
+): void {
   const ars = transposeA ? 1 : k;
   const acs = transposeA ? m : 1;
   const brs = transposeB ? 1 : n;
   const bcs = transposeB ? k : 1;
-  if (bias == 0) {
-    memory.fill(c, 0, ((<usize>m) * (<usize>n)) << 2);
-  } else {
-    for (let i = 0; i < m; i++) memory.copy(c + (((<usize>i) * (<usize>n)) << 2), bias, (<usize>n) << 2);
-  }
+  const corner = c + (((<usize>i0) * (<usize>n) + (<usize>j0)) << 2);
+  clear(corner, bias == 0 ? 0 : at(bias, j0), i1 - i0, j1 - j0, n);
   if (m == 1) {
-    row(a, acs, b, brs, bcs, n, k, c);
+    row(a, acs, b + (((<usize>j0) * (<usize>bcs)) << 2), brs, bcs, j1 - j0, k, corner);
   } else {
     const packedA = scratch;
     const packedB = at(packedA, MC * KC);
     const spare = at(packedB, KC * (NC + NR));
-    for (let jc = 0; jc < n; jc += NC) {
-      const nc = min(NC, n - jc);
+    for (let jc = j0; jc < j1; jc += NC) {
+      const nc = min(NC, j1 - jc);
       for (let pc = 0; pc < k; pc += KC) {
         const kc = min(KC, k - pc);
         pack(b + (((<usize>pc) * (<usize>brs) + (<usize>jc) * (<usize>bcs)) << 2), bcs, brs, nc, kc, NR, packedB);
-        for (let ic = 0; ic < m; ic += MC) {
-          const mc = min(MC, m - ic);
+        for (let ic = i0; ic < i1; ic += MC) {
+          const mc = min(MC, i1 - ic);
           pack(a + (((<usize>ic) * (<usize>ars) + (<usize>pc) * (<usize>acs)) << 2), ars, acs, mc, kc, MR, packedA);
           for (let j = 0; j < nc; j += NR) {
             const columns = min(NR, nc - j);
@@ -278,16 +310,5 @@ export function gemm(
       }
     }
   }
-  if (relu) {
-    const end = c + (((<usize>m) * (<usize>n)) << 2);
-    const zero = f32x4.splat(0);
-    while (c + 16 <= end) {
-      v128.store(c, f32x4.max(v128.load(c), zero));
-      c += 16;
-    }
-    while (c < end) {
-      f32.store(c, max(f32.load(c), 0));
-      c += 4;
-    }
-  }
+  if (relu) rectify(corner, i1 - i0, j1 - j0, n);
 }

@@ -15,7 +15,8 @@ const allowed: Record<string, string[]> = {
   '@d2dmoe/clustering': ['@d2dmoe/core'],
   '@d2dmoe/routing': ['@d2dmoe/core', '@d2dmoe/kernels'],
   '@d2dmoe/models': ['@d2dmoe/core', '@d2dmoe/safetensors', '@d2dmoe/kernels'],
-  '@d2dmoe/evaluation': ['@d2dmoe/core', '@d2dmoe/kernels', '@d2dmoe/models'],
+  // Its baselines train routers of their own, with routing's trainer and MoEfication's loss.
+  '@d2dmoe/evaluation': ['@d2dmoe/core', '@d2dmoe/kernels', '@d2dmoe/routing', '@d2dmoe/models'],
   d2dmoe: [
     '@d2dmoe/core',
     '@d2dmoe/safetensors',

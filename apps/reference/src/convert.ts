@@ -8,10 +8,11 @@ import { measureRate, type Plan, planConversion } from './plan.js';
 import { calibrate } from './stages/calibrate.js';
 import { evaluateCurve } from './stages/evaluate.js';
 import { type DataOptions, type PreparedData, prepareData } from './stages/prepare.js';
+import { hasReport, writeReport } from './stages/report.js';
 import { route } from './stages/route.js';
 import { sparsify } from './stages/sparsify.js';
 import { split } from './stages/split.js';
-import type { StageOptions, StageRecord } from './stages/stage.js';
+import { requireOwnOutput, type StageOptions, type StageRecord } from './stages/stage.js';
 
 /** What {@link convert} takes. */
 export interface ConvertOptions extends StageOptions {
@@ -35,7 +36,7 @@ export interface Conversion {
 
 /**
  * Converts a dense checkpoint into a dynamic-k Mixture-of-Experts: sparsify, split, route, calibrate, evaluate. The
- * converted checkpoint and its curve appear in `output`, the stages' own results in `output/stages`. Stages that are
+ * converted checkpoint, its curve and a report appear in `output`, the stages' own results in `output/stages`. Stages that are
  * done already are skipped; one that was interrupted goes on. A tfjs backend must have been chosen, see `useDevice`.
  *
  * @throws D2DMoEError where checkpoint, data or settings are not right; `INTERRUPTED` when the signal is aborted
@@ -43,6 +44,7 @@ export interface Conversion {
 export async function convert(options: ConvertOptions): Promise<Conversion> {
   const { input, output } = options;
   await checkCheckpoint(input);
+  await requireOwnOutput(input, output);
   const data = await prepareData(input, options.data);
   const settings = resolveSettings(data.architecture, options.settings);
   // What can be known to fail must not fail after hours of training.
@@ -78,6 +80,17 @@ export async function convert(options: ConvertOptions): Promise<Conversion> {
     rules: settings.taus.map((value) => ({ rule: 'threshold' as const, value })),
     ...sampled,
   });
+  if (!(await hasReport(output))) {
+    const reported = {
+      directory: output,
+      dense: input,
+      data,
+      curve,
+      records: [output],
+      ...sampled,
+    };
+    await writeReport({ ...options, ...reported, input: output });
+  }
   const [chosen] = calibrated.metrics;
   return {
     records: [...records, calibrated, record],

@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import '@tensorflow/tfjs-backend-cpu';
 // tfjs-core registers no gradients by itself; this package does so for all of them.
 import '@tensorflow/tfjs-layers';
@@ -19,16 +20,27 @@ export interface Device {
 /**
  * Makes a tfjs backend the current one.
  *
+ * @param threads of the wasm backend, default all cores; results do not depend on it
  * @throws D2DMoEError `DEVICE_UNAVAILABLE` where the backend does not start
  */
-export async function useDevice(name: DeviceName = 'auto'): Promise<Device> {
+export async function useDevice(
+  name: DeviceName = 'auto',
+  threads: number = availableParallelism(),
+): Promise<Device> {
   if (name === 'cpu') {
+    // Without it tfjs advertises another backend on standard error.
+    tf.enableProdMode();
     await tf.setBackend('cpu');
     return { name, description: 'plain JavaScript, for debugging' };
   }
   try {
-    const { relaxedSimd } = await useWasm();
-    return { name: 'wasm', description: relaxedSimd ? 'relaxed SIMD, 1 thread' : 'SIMD, 1 thread' };
+    const wasm = await useWasm({ threads });
+    const flag = wasm.flagSet ? ' (V8 flag --experimental-wasm-relaxed-simd set)' : '';
+    const simd = wasm.relaxedSimd ? `relaxed SIMD${flag}` : 'SIMD';
+    return {
+      name: 'wasm',
+      description: `${simd}, ${wasm.threads} ${wasm.threads === 1 ? 'thread' : 'threads'}`,
+    };
   } catch (error) {
     throw new D2DMoEError(
       'DEVICE_UNAVAILABLE',

@@ -1,6 +1,7 @@
 import type { CurveJson } from '@d2dmoe/evaluation';
-import type { SelectionRule } from '@d2dmoe/kernels';
+import type { ExpertStorage, SelectionRule } from '@d2dmoe/kernels';
 import { evaluateCurve } from './stages/evaluate.js';
+import { hasReport, requireNewReport, writeReport } from './stages/report.js';
 import { type DataOptions, prepareData } from './stages/prepare.js';
 import type { StageOptions } from './stages/stage.js';
 
@@ -11,25 +12,35 @@ export interface EvaluateOptions extends StageOptions {
   data: DataOptions;
   /** One point of the curve each. */
   rules: readonly SelectionRule[];
+  /** How experts are kept in memory; float32 by default. */
+  storage?: ExpertStorage;
   /** At most this many test samples, drawn by seed. */
   samples?: number;
+  /** A new folder for the report; `output` unless told otherwise. */
+  report?: string;
 }
 
 /**
  * Measures the cost–quality curve of a converted checkpoint on the test split; it is also written as `curve.json` into
- * `output`. A tfjs backend must have been chosen, see `useDevice`.
+ * `output`, and a report with its figures: `report.html`, `figures`. A tfjs backend must have been chosen, see `useDevice`.
  *
- * @throws D2DMoEError where checkpoint or data are not right; `INTERRUPTED` when the signal is aborted
+ * @throws D2DMoEError where checkpoint or data are not right or the report's folder exists; `INTERRUPTED` when the signal is aborted
  */
 export async function evaluate(options: EvaluateOptions): Promise<CurveJson> {
-  const { input, dense, rules, samples } = options;
+  const { input, dense, rules, samples, storage } = options;
+  if (options.report !== undefined) await requireNewReport(options.report);
   const data = await prepareData(input, options.data);
   const { curve } = await evaluateCurve(
     options,
     dense,
     { hash: data.dataset.hash, batches: data.batches({ batchSize: 1, steps: 1 }) },
-    { rules, ...(samples !== undefined && { samples }) },
+    { rules, ...(storage && { storage }), ...(samples !== undefined && { samples }) },
   );
+  const directory = options.report ?? options.output;
+  if (!(await hasReport(directory))) {
+    const records = [input, options.output];
+    await writeReport({ ...options, directory, data, curve, records });
+  }
   return curve;
 }
 

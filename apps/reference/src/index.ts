@@ -1,9 +1,17 @@
 export { loadModel } from '@d2dmoe/models/node';
+export {
+  type Classification,
+  classify,
+  type ClassifyOptions,
+  type ClassifyResult,
+} from './classify.js';
 export { type Conversion, convert, type ConvertOptions } from './convert.js';
 export { type ConvertSettings, defaultSettings, defaultTaus } from './defaults.js';
 export { demo, type DemoOptions, type DemoResult } from './demo/demo.js';
 export { type Device, deviceNames, type DeviceName, useDevice } from './device.js';
 export { evaluate, type EvaluateOptions, rulesOf } from './evaluate.js';
+export { resolveCheckpoint, resolveDataset, type ResolveOptions } from './hub/index.js';
+export { generate, type GenerateOptions, type GenerateResult } from './generate.js';
 export { type Plan } from './plan.js';
 export { calibrate, type CalibrateSettings } from './stages/calibrate.js';
 export { type DataOptions, type PreparedData, prepareData } from './stages/prepare.js';

@@ -8,8 +8,9 @@ export function planReport(plan: Plan, { architecture, dataset }: PreparedData):
   const { train, validation, test, splitOff } = dataset;
   const width = Math.max(...plan.stages.map(({ name }) => name.length));
   const work = Math.max(...plan.stages.map((stage) => stage.work.length));
+  const unit = architecture.task === 'text-generation' ? 'documents' : 'samples';
   return [
-    `${architecture.modelType}, ${architecture.task}; ${train.length} samples to train on, ${validation.length} to validate, ${test.length} to test`,
+    `${architecture.modelType}, ${architecture.task}; ${train.length} ${unit} to train on, ${validation.length} to validate, ${test.length} to test`,
     ...(splitOff === undefined ? [] : [splitOff]),
     ...plan.stages.map(
       (stage) =>
@@ -23,10 +24,11 @@ export function planReport(plan: Plan, { architecture, dataset }: PreparedData):
 /** A test curve for people; the chosen threshold is named below it. */
 export function curveReport(curve: CurveJson, tau?: number): string {
   const { points, dense } = curveFromJson(curve);
+  const unit = curve.model.task === 'text-generation' ? 'blocks' : 'samples';
   const chosen = curve.points.find((point) => point.tau === tau);
   const lines = [
     '',
-    `Cost and quality on the test split (${curve.dense.samples} samples):`,
+    `Cost and quality on the test split (${curve.dense.samples} ${unit}, ${curve.dense.tokens} tokens):`,
     '',
     curveTable(points, dense),
   ];

@@ -1,3 +1,24 @@
+export type {
+  BaselineCurve,
+  BaselineName,
+  BaselineOptions,
+  BaselinePoint,
+  MeasuredPoint,
+} from './baselines/baseline.js';
+export { catsBaseline } from './baselines/cats.js';
+export { earlyExitBaseline } from './baselines/early-exit.js';
+export { type ExitHead, trainEarlyExits } from './baselines/exit-heads.js';
+export {
+  type ConvertedBaselineOptions,
+  cumulativeShareBaseline,
+  topKBaseline,
+} from './baselines/fixed-rules.js';
+export { baselineNames, baselines, type BaselinesOptions } from './baselines/index.js';
+export type { MagnitudeBaselineOptions } from './baselines/magnitudes.js';
+export { moeficationBaseline, trainMoeficationRouters } from './baselines/moefication.js';
+export { oracleBaseline } from './baselines/oracle.js';
+export { tealBaseline } from './baselines/teal.js';
+export type { TrainingOptions } from './baselines/training.js';
 export {
   type Budget,
   cheapestWithin,
@@ -32,8 +53,20 @@ export {
   evaluateDense,
   evaluateRule,
 } from './evaluate.js';
+export { ExecutionCounter } from './execution-counter.js';
+export { type Generated, generationCost } from './generation-cost.js';
 export type { EvaluationBatch, EvaluationBatches } from './run-batches.js';
 export { NOT_SCORED, type Score } from './score.js';
 export { type ConvertedSiteCost, convertedSiteCost, siteCost } from './site-cost.js';
 export { sweep, type SweepOptions } from './sweep.js';
 export { curveTable } from './table.js';
+export {
+  type ExecutedByToken,
+  executedByToken,
+  type ExecutedSummary,
+  summarizeExecuted,
+} from './observe/executed-by-token.js';
+export { type ExecutedByPosition, executedByPosition } from './observe/executed-by-position.js';
+export type { ObserveOptions } from './observe/observe-batches.js';
+export { type RouterError, routerError } from './observe/router-error.js';
+export { timeForward, type TimeForwardOptions, type Timing } from './observe/time-forward.js';

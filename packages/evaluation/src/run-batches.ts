@@ -47,19 +47,33 @@ export async function runBatches(
   const scores = new ScoreSum(model.task);
   const lengths: number[] = [];
   let done = 0;
+  for await (const { batch, labels } of eachBatch(batches, signal)) {
+    await runBatch(model, batch, labels, dynamic, scores, lengths);
+    onBatch(++done);
+  }
+  return { score: scores.score(), lengths };
+}
+
+/**
+ * Batch after batch, each disposed once the loop's body is done with it, also where the body throws or leaves.
+ *
+ * @throws The signal's reason, before the next batch, once it is aborted.
+ */
+export async function* eachBatch<Data extends { batch: Batch }>(
+  batches: AsyncIterable<Data> | Iterable<Data>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Data, void, undefined> {
   signal?.throwIfAborted();
-  for await (const { batch, labels } of batches) {
+  for await (const data of batches) {
     try {
       signal?.throwIfAborted();
-      await runBatch(model, batch, labels, dynamic, scores, lengths);
+      yield data;
     } finally {
-      tf.dispose({ ...batch });
+      tf.dispose({ ...data.batch });
     }
-    onBatch(++done);
     // On the CPU backends reading back takes no turn of the event loop, and an abort could never arrive.
     await new Promise((resolve) => setTimeout(resolve, 0));
   }
-  return { score: scores.score(), lengths };
 }
 
 async function runBatch(
@@ -93,7 +107,7 @@ async function runBatch(
 }
 
 /** [B, T]: 1 for a real token, 0 for padding. An image is its patches and the class token, all real. */
-function tokenMask(shape: ModelShape, batch: Batch): tf.Tensor2D {
+export function tokenMask(shape: ModelShape, batch: Batch): tf.Tensor2D {
   if ('pixelValues' in batch) {
     const [samples] = batch.pixelValues.shape;
     return tf.ones([samples, batch.pixelValues.size / samples / shape.patchInputs + 1]);

@@ -82,8 +82,12 @@ export class ScoreSum {
   }
 }
 
-/** Numbers of the rows that count, after checking every label. */
-function scoredRows(labels: Int32Array, rows: number, classes: number): Int32Array {
+/**
+ * Numbers of the rows that count, after checking every label.
+ *
+ * @throws D2DMoEError `EVALUATION_LABELS`
+ */
+export function scoredRows(labels: Int32Array, rows: number, classes: number): Int32Array {
   if (labels.length !== rows) {
     throw new D2DMoEError(
       'EVALUATION_LABELS',

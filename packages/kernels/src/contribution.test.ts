@@ -6,7 +6,7 @@ import { hiddenActivations } from './feed-forward.js';
 import { referenceContributionNorms, referenceHiddenActivations } from './reference.js';
 import { backends } from './testing/backends.js';
 import { relativeError } from './testing/closeness.js';
-import { ffnShapes, matrix, packedTensors, randomExperts } from './testing/random-experts.js';
+import { ffnShapes, matrix, randomExperts, weightsOf } from './testing/random-experts.js';
 import { recordedExperts, recordedTensors } from './testing/recorded.js';
 
 let recorded: (name: string) => Float64Array;
@@ -19,9 +19,9 @@ describe.each(backends)('%s', (_, use) => {
 
   test('gives the router targets that PyTorch gave', () => {
     tf.tidy(() => {
-      const experts = packedTensors(recordedExperts(recorded, 'plain', 'relu'));
-      const hidden = hiddenActivations(matrix(recorded('op.x'), 7, 10), experts);
-      const norms = contributionNorms(hidden, experts);
+      const weights = weightsOf(recordedExperts(recorded, 'plain', 'relu'));
+      const hidden = hiddenActivations(matrix(recorded('op.x'), 7, 10), weights);
+      const norms = contributionNorms(hidden, weights.down, 4);
       expect(relativeError(norms.dataSync(), recorded('router.targets'))).toBeLessThan(1e-5);
     });
   });
@@ -34,12 +34,13 @@ describe.each(backends)('%s', (_, use) => {
         const expected = referenceContributionNorms(values, ffn);
         const before = tf.memory().numTensors;
         tf.tidy(() => {
-          const experts = packedTensors(ffn);
+          const { down } = weightsOf(ffn);
           const hidden = matrix(values, shape.rows, shape.experts * shape.expertSize);
-          const norms = contributionNorms(hidden, experts);
+          const norms = contributionNorms(hidden, down, shape.expertSize);
           expect(norms.shape).toEqual([shape.rows, shape.experts]);
           expect(relativeError(norms.dataSync(), expected)).toBeLessThan(1e-5);
-          const withGrams = contributionNorms(hidden, experts, expertGrams(experts));
+          const grams = expertGrams(down, shape.expertSize);
+          const withGrams = contributionNorms(hidden, down, shape.expertSize, grams);
           expect(withGrams.dataSync()).toEqual(norms.dataSync());
         });
         expect(tf.memory().numTensors).toBe(before);
@@ -50,24 +51,16 @@ describe.each(backends)('%s', (_, use) => {
   test('neurons that cancel give 0, not NaN', () => {
     tf.tidy(() => {
       const down = Float64Array.from({ length: 2 * 9 }, (_, i) => (i < 9 ? 0.1 : -0.1) * (i % 9));
-      const experts = packedTensors({
-        dIn: 1,
-        dOut: 9,
-        experts: 1,
-        expertSize: 2,
-        activation: 'relu',
-        up: Float64Array.of(1, 1),
-        down,
-      });
-      const [norm] = contributionNorms(tf.tensor2d([[0.7, 0.7]]), experts).dataSync();
+      const hidden = tf.tensor2d([[0.7, 0.7]]);
+      const [norm] = contributionNorms(hidden, matrix(down, 2, 9), 2).dataSync();
       expect(norm).toBeLessThan(1e-3);
     });
   });
 
   test('refuses hidden activations of another width', () => {
     tf.tidy(() => {
-      const experts = packedTensors(recordedExperts(recorded, 'plain', 'relu'));
-      expect(() => contributionNorms(tf.zeros([2, 20]), experts)).toThrow(
+      const down: tf.Tensor2D = tf.zeros([24, 10]);
+      expect(() => contributionNorms(tf.zeros([2, 20]), down, 4)).toThrow(
         expect.objectContaining({ code: 'SHAPE_MISMATCH' }),
       );
     });

@@ -3,7 +3,7 @@ import * as fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { DynamicKExperts, dynamicKExperts } from './dynamic-k-experts.js';
 import { feedForward } from './feed-forward.js';
-import { packExperts } from './pack-experts.js';
+import { PackExperts, packExperts } from './pack-experts.js';
 import { referenceDynamicKExperts } from './reference.js';
 import { selectExperts } from './select-experts.js';
 import { backends } from './testing/backends.js';
@@ -12,10 +12,11 @@ import {
   booleans,
   ffnShapes,
   matrix,
-  packedTensors,
   randomExperts,
   randomSelection,
   type FfnShape,
+  weightsOf,
+  withExperts,
 } from './testing/random-experts.js';
 import {
   recordedActivations,
@@ -23,10 +24,80 @@ import {
   recordedTensors,
   recordedThresholds,
 } from './testing/recorded.js';
+import type { PackedExperts } from './types.js';
 
 let recorded: (name: string) => Float64Array;
 beforeAll(async () => {
   recorded = await recordedTensors();
+});
+
+// Only the composed form has gradients: a kernel of the backend's own has none. Before that is registered:
+describe.each(backends.slice(0, 2))('on %s the composed form', (_, use) => {
+  beforeAll(use);
+
+  test.each([
+    ['plain', false],
+    ['gated', true],
+  ])('has the gradients of a %s FFN', (_, gated) => {
+    const shape: FfnShape = {
+      rows: 3,
+      dIn: 4,
+      dOut: 3,
+      experts: 3,
+      expertSize: 2,
+      activation: 'gelu',
+      gated,
+      biases: true,
+      seed: 5,
+    };
+    const { x, ffn } = randomExperts(shape);
+    const selection = Uint8Array.from([1, 0, 1, 0, 1, 0, 1, 1, 1]);
+    const squares = () =>
+      referenceDynamicKExperts(x, selection, ffn).reduce((sum, y) => sum + y * y, 0);
+    const names = ['up', 'upBias', 'down', 'downBias', ...(gated ? ['gate', 'gateBias'] : [])];
+    const arrays = [x, ...names.map((name) => ffn[name as 'up'])];
+    const expected = arrays.map((array) =>
+      array.map((value, i) => {
+        const step = 1e-5;
+        array[i] = value + step;
+        const above = squares();
+        array[i] = value - step;
+        const below = squares();
+        array[i] = value;
+        return (above - below) / (2 * step);
+      }),
+    );
+
+    const before = tf.memory().numTensors;
+    tf.tidy(() => {
+      const weights = weightsOf(ffn);
+      const tensors = names.map((name) => weights[name as 'up']);
+      const packed: PackedExperts[] = [];
+      const loss = tf.grads((x: tf.Tensor, ...tensors: tf.Tensor[]) => {
+        const changed = Object.fromEntries(names.map((name, i) => [name, tensors[i]]));
+        const experts = packExperts({ ...weights, ...changed }, shape.expertSize);
+        packed.push(experts);
+        const output = dynamicKExperts(x as tf.Tensor2D, booleans(selection, 3, 3), experts);
+        return tf.sum(tf.square(output));
+      });
+      for (const [i, gradient] of loss([matrix(x, 3, 4), ...tensors]).entries()) {
+        expect(relativeError(gradient.dataSync(), expected[i] as Float64Array)).toBeLessThan(1e-4);
+      }
+      for (const experts of packed) experts.dispose();
+    });
+    expect(tf.memory().numTensors).toBe(before);
+  });
+
+  test('a selection made from a differentiated input does not stop its gradient', () => {
+    withExperts(recordedExperts(recorded, 'plain', 'relu'), (experts) => {
+      const gradient = tf.grad((x) => {
+        const norms = tf.abs(tf.slice(x as tf.Tensor2D, [0, 0], [7, 6]));
+        const selection = selectExperts(norms, { rule: 'topK', value: 2 });
+        return dynamicKExperts(x as tf.Tensor2D, selection, experts);
+      })(matrix(recorded('op.x'), 7, 10));
+      expect(tf.max(tf.abs(gradient)).dataSync()[0]).toBeGreaterThan(0);
+    });
+  });
 });
 
 describe.each(backends)('%s', (_, use) => {
@@ -34,8 +105,7 @@ describe.each(backends)('%s', (_, use) => {
 
   describe.each(['plain', 'gated'] as const)('%s FFN', (form) => {
     test.each(recordedActivations)('%s gives what PyTorch gave', (activation) => {
-      tf.tidy(() => {
-        const experts = packedTensors(recordedExperts(recorded, form, activation));
+      withExperts(recordedExperts(recorded, form, activation), (experts) => {
         const x = matrix(recorded('op.x'), 7, 10);
         const norms = matrix(recorded('op.predicted_norms'), 7, 6);
         for (const tau of recordedThresholds) {
@@ -53,11 +123,11 @@ describe.each(backends)('%s', (_, use) => {
     const { x, ffn } = randomExperts(shape);
     const expected = referenceDynamicKExperts(x, selection, ffn);
     const before = tf.memory().numTensors;
-    tf.tidy(() => {
+    withExperts(ffn, (experts) => {
       const inputs = [
         matrix(x, shape.rows, shape.dIn),
         booleans(selection, shape.rows, shape.experts),
-        packedTensors(ffn),
+        experts,
       ] as const;
       const own = tf.memory().numTensors;
       const output = dynamicKExperts(...inputs, { expectedDensity: 0.5 });
@@ -96,84 +166,20 @@ describe.each(backends)('%s', (_, use) => {
   test('the sum of all experts is the dense FFN', () => {
     fc.assert(
       fc.property(ffnShapes, (shape) => {
-        tf.tidy(() => {
-          const { x: rows, ffn } = randomExperts(shape);
-          const experts = packedTensors(ffn);
+        const { x: rows, ffn } = randomExperts(shape);
+        withExperts(ffn, (experts, weights) => {
           const x = matrix(rows, shape.rows, shape.dIn);
           const norms: tf.Tensor2D = tf.zeros([shape.rows, shape.experts]);
           const all = selectExperts(norms, { rule: 'threshold', value: 0 });
           const output = dynamicKExperts(x, all, experts).dataSync();
-          expect(greatestError(output, feedForward(x, experts).dataSync())).toBeLessThan(2e-6);
+          expect(greatestError(output, feedForward(x, weights).dataSync())).toBeLessThan(2e-6);
         });
       }),
     );
   });
 
-  test.each([
-    ['plain', false],
-    ['gated', true],
-  ])('has the gradients of a %s FFN', (_, gated) => {
-    const shape: FfnShape = {
-      rows: 3,
-      dIn: 4,
-      dOut: 3,
-      experts: 3,
-      expertSize: 2,
-      activation: 'gelu',
-      gated,
-      biases: true,
-      seed: 5,
-    };
-    const { x, ffn } = randomExperts(shape);
-    const selection = Uint8Array.from([1, 0, 1, 0, 1, 0, 1, 1, 1]);
-    const squares = () =>
-      referenceDynamicKExperts(x, selection, ffn).reduce((sum, y) => sum + y * y, 0);
-    const names = ['up', 'upBias', 'down', 'downBias', ...(gated ? ['gate', 'gateBias'] : [])];
-    const arrays = [x, ...names.map((name) => ffn[name as 'up'])];
-    const expected = arrays.map((array) =>
-      array.map((value, i) => {
-        const step = 1e-5;
-        array[i] = value + step;
-        const above = squares();
-        array[i] = value - step;
-        const below = squares();
-        array[i] = value;
-        return (above - below) / (2 * step);
-      }),
-    );
-
-    const before = tf.memory().numTensors;
-    tf.tidy(() => {
-      const experts = packedTensors(ffn);
-      const tensors = names.map((name) => experts[name as 'up']);
-      const loss = tf.grads((x: tf.Tensor, ...weights: tf.Tensor[]) => {
-        const changed = Object.fromEntries(names.map((name, i) => [name, weights[i]]));
-        const mask = booleans(selection, 3, 3);
-        const output = dynamicKExperts(x as tf.Tensor2D, mask, { ...experts, ...changed });
-        return tf.sum(tf.square(output));
-      });
-      for (const [i, gradient] of loss([matrix(x, 3, 4), ...tensors]).entries()) {
-        expect(relativeError(gradient.dataSync(), expected[i] as Float64Array)).toBeLessThan(1e-4);
-      }
-    });
-    expect(tf.memory().numTensors).toBe(before);
-  });
-
-  test('a selection made from a differentiated input does not stop its gradient', () => {
-    tf.tidy(() => {
-      const experts = packedTensors(recordedExperts(recorded, 'plain', 'relu'));
-      const gradient = tf.grad((x) => {
-        const norms = tf.abs(tf.slice(x as tf.Tensor2D, [0, 0], [7, 6]));
-        const selection = selectExperts(norms, { rule: 'topK', value: 2 });
-        return dynamicKExperts(x as tf.Tensor2D, selection, experts);
-      })(matrix(recorded('op.x'), 7, 10));
-      expect(tf.max(tf.abs(gradient)).dataSync()[0]).toBeGreaterThan(0);
-    });
-  });
-
   test('refuses rows or a selection that do not fit the experts', () => {
-    tf.tidy(() => {
-      const experts = packedTensors(recordedExperts(recorded, 'plain', 'relu'));
+    withExperts(recordedExperts(recorded, 'plain', 'relu'), (experts) => {
       const mismatch = expect.objectContaining({ code: 'SHAPE_MISMATCH' });
       const run = (x: [number, number], selection: [number, number]) => () =>
         dynamicKExperts(tf.zeros(x), tf.zeros(selection, 'bool'), experts);
@@ -184,7 +190,7 @@ describe.each(backends)('%s', (_, use) => {
   });
 });
 
-test('a backend that registers the kernel runs it', async () => {
+test('a backend without a layout of its own gets the neuron-major weights', async () => {
   await tf.setBackend('cpu');
   const calls: unknown[] = [];
   tf.registerKernel({
@@ -206,18 +212,62 @@ test('a backend that registers the kernel runs it', async () => {
       const downBias: tf.Tensor1D = tf.zeros([2]);
       const gated = packExperts({ up, down, gate: up, downBias, activation: 'silu' }, 3);
       dynamicKExperts(x, tf.ones([1, 2], 'bool'), gated, { expectedDensity: 0.25 });
+      plain.dispose();
+      gated.dispose();
     });
+    const common = { dOut: 2, storage: 'float32' };
     expect(calls).toEqual([
       {
         inputs: ['down', 'selection', 'up', 'x'],
-        attrs: { activation: 'relu', expertSize: 2 },
+        attrs: { activation: 'relu', expertSize: 2, ...common },
       },
       {
         inputs: ['down', 'downBias', 'gate', 'selection', 'up', 'x'],
-        attrs: { activation: 'silu', expertSize: 3, expectedDensity: 0.25 },
+        attrs: { activation: 'silu', expertSize: 3, expectedDensity: 0.25, ...common },
       },
     ]);
   } finally {
+    tf.unregisterKernel(DynamicKExperts, 'cpu');
+  }
+});
+
+test('a backend with a layout of its own gets what it packed, and no other does', async () => {
+  await tf.setBackend('cpu');
+  const received: tf.NamedTensorInfoMap[] = [];
+  tf.registerKernel({
+    kernelName: PackExperts,
+    backendName: 'cpu',
+    kernelFunc: ({ inputs, attrs }) => {
+      expect(Object.keys(inputs)).toEqual(['up', 'down']);
+      expect(attrs).toEqual({ expertSize: 2, storage: 'int8' });
+      return [tf.tensor1d([5]), tf.tensor1d([6])];
+    },
+  });
+  tf.registerKernel({
+    kernelName: DynamicKExperts,
+    backendName: 'cpu',
+    kernelFunc: ({ inputs }) => {
+      received.push(inputs);
+      return tf.tensor2d([7, 8], [1, 2]);
+    },
+  });
+  try {
+    tf.tidy(() => {
+      const weights = { up: tf.zeros<tf.Rank.R2>([6, 3]), down: tf.zeros<tf.Rank.R2>([6, 2]) };
+      const experts = packExperts({ ...weights, activation: 'relu' }, 2, { storage: 'int8' });
+      const run = () => dynamicKExperts(tf.zeros([1, 3]), tf.ones([1, 3], 'bool'), experts);
+      run();
+      expect(Object.keys(received[0] as object)).toEqual(['x', 'selection', 'packed0', 'packed1']);
+      expect(() =>
+        dynamicKExperts(tf.zeros([1, 3]), tf.ones([1, 3], 'bool'), {
+          ...experts,
+          backend: 'webgl',
+        }),
+      ).toThrow(expect.objectContaining({ code: 'BACKEND_MISMATCH' }));
+      experts.dispose();
+    });
+  } finally {
+    tf.unregisterKernel(PackExperts, 'cpu');
     tf.unregisterKernel(DynamicKExperts, 'cpu');
   }
 });

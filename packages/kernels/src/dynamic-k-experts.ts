@@ -1,9 +1,10 @@
 import { D2DMoEError } from '@d2dmoe/core';
 import * as tf from '@tensorflow/tfjs-core';
-import type { Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from './dispatch.js';
 import { hiddenActivations, projectDown } from './feed-forward.js';
-import type { Activation, FeedForwardWeights, PackedExperts } from './types.js';
+import { PackExperts } from './pack-experts.js';
+import type { Activation, ExpertStorage, FeedForwardWeights, PackedExperts } from './types.js';
 
 /**
  * The tfjs kernel that a backend registers to execute selected experts only. Inputs: {@link DynamicKExpertsInputs};
@@ -11,31 +12,25 @@ import type { Activation, FeedForwardWeights, PackedExperts } from './types.js';
  */
 export const DynamicKExperts = 'DynamicKExperts';
 
-/** Inputs of the {@link DynamicKExperts} kernel; the optional ones are absent where the FFN has none. */
+/**
+ * Inputs of the {@link DynamicKExperts} kernel: x, the selection, and the packed experts' tensors. These are what the
+ * backend's PackExperts kernel made, `packed0`, `packed1`, …, or for a backend without one those of
+ * {@link FeedForwardWeights}, absent where the FFN has none.
+ */
 export type DynamicKExpertsInputs = {
   /** [N, dIn] */
   x: Tensor2D;
   /** bool [N, n], or what the backend's own SelectExperts kernel made. */
   selection: Tensor2D;
-  /** [hidden, dIn] */
-  up: Tensor2D;
-  /** [hidden, dOut] */
-  down: Tensor2D;
-  /** [hidden] */
-  upBias?: Tensor1D;
-  /** [hidden, dIn] */
-  gate?: Tensor2D;
-  /** [hidden] */
-  gateBias?: Tensor1D;
-  /** [dOut] */
-  downBias?: Tensor1D;
-};
+} & Readonly<Record<string, Tensor>>;
 
 /** Attributes of the {@link DynamicKExperts} kernel. */
 export type DynamicKExpertsAttrs = {
   activation: Activation;
   /** Neurons per expert. */
   expertSize: number;
+  dOut: number;
+  storage: ExpertStorage;
   /** Share of (token, expert) pairs that the caller expects to be selected, in [0, 1]; absent if unknown. */
   expectedDensity?: number;
 };
@@ -51,7 +46,8 @@ export type DynamicKExpertsAttrs = {
  * @param options.expectedDensity Share of (token, expert) pairs that will be selected, in [0, 1]: a hint by which a
  *   kernel may size its work. The result does not depend on it.
  * @returns [N, dOut]
- * @throws D2DMoEError `SHAPE_MISMATCH` if x or selection do not fit the experts.
+ * @throws D2DMoEError `SHAPE_MISMATCH` if x or selection do not fit the experts, `BACKEND_MISMATCH` if they were packed
+ *   in the layout of a backend that is not the current one.
  */
 export function dynamicKExperts(
   x: Tensor2D,
@@ -60,13 +56,17 @@ export function dynamicKExperts(
   options: { expectedDensity?: number } = {},
 ): Tensor2D {
   checkShapes(x, selection, experts);
-  if (hasKernel(DynamicKExperts)) {
-    const inputs: DynamicKExpertsInputs = { x, selection, ...weightTensors(experts) };
-    const attrs: DynamicKExpertsAttrs = {
-      activation: experts.activation,
-      expertSize: experts.expertSize,
-      ...options,
-    };
+  const { activation, expertSize, dOut, storage, backend, tensors } = experts;
+  if (backend !== undefined && backend !== tf.getBackend()) {
+    throw new D2DMoEError(
+      'BACKEND_MISMATCH',
+      `The experts were packed for the ${backend} backend, but the current one is ${tf.getBackend()}: pack them again.`,
+    );
+  }
+  // A kernel with a layout of its own cannot read weights that were packed before it was registered.
+  if (backend !== undefined || (hasKernel(DynamicKExperts) && !hasKernel(PackExperts))) {
+    const inputs: DynamicKExpertsInputs = { x, selection, ...tensors };
+    const attrs: DynamicKExpertsAttrs = { activation, expertSize, dOut, storage, ...options };
     return runKernel(DynamicKExperts, inputs, attrs) as Tensor2D;
   }
   return maskedDense(x, selection, experts);
@@ -74,33 +74,19 @@ export function dynamicKExperts(
 
 function maskedDense(x: Tensor2D, selection: Tensor2D, experts: PackedExperts): Tensor2D {
   const [rows] = x.shape;
-  const { experts: count, expertSize } = experts;
+  const { experts: count, expertSize, activation, tensors } = experts;
+  const weights = { ...tensors, activation } as unknown as FeedForwardWeights;
   return tf.tidy(() => {
-    const hidden = tf.reshape(hiddenActivations(x, experts), [rows, count, expertSize]);
+    const hidden = tf.reshape(hiddenActivations(x, weights), [rows, count, expertSize]);
     const mask = tf.reshape(tf.cast(selection, 'float32'), [rows, count, 1]);
     const executed = tf.reshape<tf.Rank.R2>(tf.mul(hidden, mask), [rows, count * expertSize]);
-    return projectDown(executed, experts);
+    return projectDown(executed, weights);
   });
-}
-
-/** The FFN's tensors alone, without keys for those that it lacks: tfjs's gradient tape trips over undefined inputs. */
-function weightTensors(
-  weights: FeedForwardWeights,
-): Omit<DynamicKExpertsInputs, 'x' | 'selection'> {
-  const { up, down, upBias, gate, gateBias, downBias } = weights;
-  return {
-    up,
-    down,
-    ...(upBias && { upBias }),
-    ...(gate && { gate }),
-    ...(gateBias && { gateBias }),
-    ...(downBias && { downBias }),
-  };
 }
 
 function checkShapes(x: Tensor2D, selection: Tensor2D, experts: PackedExperts): void {
   const [rows, dIn] = x.shape;
-  const expectedIn = experts.up.shape[1];
+  const expectedIn = experts.dIn;
   if (dIn !== expectedIn) {
     throw new D2DMoEError(
       'SHAPE_MISMATCH',

@@ -1,5 +1,5 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { Tensor2D } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import { activate } from './activation.js';
 import { linear } from './training/linear.js';
 import type { FeedForwardWeights } from './types.js';
@@ -33,4 +33,19 @@ export function projectDown(hidden: Tensor2D, { down, downBias }: FeedForwardWei
  */
 export function feedForward(x: Tensor2D, weights: FeedForwardWeights): Tensor2D {
   return tf.tidy(() => projectDown(hiddenActivations(x, weights), weights));
+}
+
+/** An FFN's tensors alone, without keys for those that it lacks: tfjs's gradient tape trips over undefined inputs. */
+export function weightTensors(
+  weights: FeedForwardWeights,
+): Omit<FeedForwardWeights, 'activation'> & Record<string, Tensor> {
+  const { up, down, upBias, gate, gateBias, downBias } = weights;
+  return {
+    up,
+    down,
+    ...(upBias && { upBias }),
+    ...(gate && { gate }),
+    ...(gateBias && { gateBias }),
+    ...(downBias && { downBias }),
+  };
 }

@@ -3,7 +3,8 @@ export { contributionNorms, expertGrams } from './contribution.js';
 export type { DynamicKExpertsAttrs, DynamicKExpertsInputs } from './dynamic-k-experts.js';
 export { DynamicKExperts, dynamicKExperts } from './dynamic-k-experts.js';
 export { feedForward, hiddenActivations } from './feed-forward.js';
-export { packExperts } from './pack-experts.js';
+export type { PackExpertsAttrs } from './pack-experts.js';
+export { PackExperts, packExperts } from './pack-experts.js';
 export { predictNorms } from './predict-norms.js';
 export type { ReferenceExperts } from './reference.js';
 export {

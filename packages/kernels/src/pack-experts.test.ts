@@ -2,7 +2,7 @@ import '@tensorflow/tfjs-backend-cpu';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, test } from 'vitest';
 import { packExperts } from './pack-experts.js';
-import type { FeedForwardWeights } from './types.js';
+import type { FeedForwardWeights, PackedExperts } from './types.js';
 
 const weights: FeedForwardWeights = {
   up: tf.zeros([12, 5]),
@@ -14,12 +14,31 @@ const weights: FeedForwardWeights = {
   activation: 'silu',
 };
 
-test('shares the tensors and counts the experts', () => {
+test('keeps a neuron-major copy where the backend has no layout of its own', () => {
   const before = tf.memory().numTensors;
-  const packed = packExperts(weights, 3);
-  expect(packed).toEqual({ ...weights, expertSize: 3, experts: 4 });
-  expect(packed.up).toBe(weights.up);
+  const own: FeedForwardWeights = {
+    up: tf.ones([12, 5]),
+    down: tf.ones([12, 7]),
+    activation: 'relu',
+  };
+  let made: PackedExperts | undefined;
+  tf.tidy(() => {
+    made = packExperts(own, 3);
+  });
+  const packed = made as unknown as PackedExperts;
+  expect(packed).toMatchObject({ dIn: 5, dOut: 7, expertSize: 3, experts: 4, storage: 'float32' });
+  expect(packed.backend).toBeUndefined();
+  tf.dispose([own.up, own.down]);
+  expect(Object.keys(packed.tensors)).toEqual(['up', 'down']);
+  expect([...(packed.tensors['up'] as tf.Tensor).dataSync()]).toEqual(Array(60).fill(1));
+  packed.dispose();
   expect(tf.memory().numTensors).toBe(before);
+});
+
+test('refuses a storage that the backend lacks', () => {
+  expect(() => packExperts(weights, 3, { storage: 'int8' })).toThrow(
+    expect.objectContaining({ code: 'STORAGE_UNSUPPORTED' }),
+  );
 });
 
 test.each([0, -3, 5, 2.5, 24, Number.NaN])(

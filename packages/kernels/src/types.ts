@@ -1,4 +1,4 @@
-import type { Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 
 /** Activation of an FFN's hidden neurons. `gelu` is the exact (erf) form, `gelu_tanh` its tanh approximation. */
 export type Activation = 'relu' | 'gelu' | 'gelu_tanh' | 'silu';
@@ -24,15 +24,29 @@ export interface FeedForwardWeights {
   activation: Activation;
 }
 
+/** How packed weights are stored: `int8` has one scale per neuron in each matrix, and takes a quarter of the memory. */
+export type ExpertStorage = 'float32' | 'int8';
+
 /**
- * An FFN split into experts: expert i is the neurons i·expertSize … (i + 1)·expertSize − 1, a contiguous run of rows
- * in each matrix.
+ * An FFN split into experts and laid out for the expert op: expert i is the neurons i·expertSize …
+ * (i + 1)·expertSize − 1. Made by {@link packExperts}; owns its tensors, which outlive tf.tidy, until
+ * {@link PackedExperts.dispose}.
  */
-export interface PackedExperts extends FeedForwardWeights {
+export interface PackedExperts {
+  dIn: number;
+  dOut: number;
   /** Neurons per expert; divides the hidden width. */
   expertSize: number;
   /** Number of experts, hidden / expertSize. */
   experts: number;
+  activation: Activation;
+  storage: ExpertStorage;
+  /** The backend in whose own layout the tensors are; absent where they are neuron-major {@link FeedForwardWeights}. */
+  backend?: string;
+  /** What the backend's kernel reads, by the names that it reads them by. */
+  tensors: Readonly<Record<string, Tensor>>;
+  /** Frees the tensors. */
+  dispose(): void;
 }
 
 /** A router: x → |output · relu(hidden · x)|, no biases (method of Szatkowski et al. 2024, section 3.3). */

@@ -35,7 +35,7 @@ export interface ModelShape {
 export interface TextBatch {
   /** int32 [B, T] */
   inputIds: Tensor2D;
-  /** int32 [B, T], 1 for a token and 0 for padding; all tokens by default. */
+  /** int32 [B, T], with a cache [B, cached + T]; 1 for a token and 0 for padding; all tokens by default. */
   attentionMask?: Tensor2D;
   /** int32 [B, T], BERT only; segment 0 by default. */
   tokenTypeIds?: Tensor2D;

@@ -16,7 +16,7 @@ import {
   tinyModel,
 } from '../testing/tiny.js';
 import { initModel } from './create.js';
-import { dynamicSubstitute } from './dynamic.js';
+import { dynamicSubstitute, packModel } from './dynamic.js';
 import { dynamicConfig, routerNames } from './dynamic-config.js';
 import { loadModel } from './load.js';
 import type { ModelType } from './config.js';
@@ -114,7 +114,8 @@ test('repeated runs keep no more than the packed experts, and dispose frees thos
   const run = () => tf.tidy(() => void model.forward(batch, { substitute }));
   run();
   const packed = tf.memory().numTensors;
-  expect(packed).toBe(dense + 2);
+  // up, gate and down of two layers
+  expect(packed).toBe(dense + 6);
   run();
   expect(tf.memory().numTensors).toBe(packed);
   substitute.dispose();
@@ -122,6 +123,43 @@ test('repeated runs keep no more than the packed experts, and dispose frees thos
   tf.dispose(Object.values(batch));
   model.dispose();
   expect(tf.memory().numTensors).toBe(0);
+});
+
+test.each(modelTypes)('a packed %s runs as before, without its dense weights', async (type) => {
+  const model = converted(type);
+  const rule = { rule: 'threshold', value: 0.6 } as const;
+  const before = dynamicSubstitute(model, { rule });
+  const expected = logitsOf(model, { substitute: before });
+  before.dispose();
+  const { numTensors, numBytes } = tf.memory();
+  packModel(model);
+  expect(tf.memory()).toMatchObject({ numTensors, numBytes });
+  packModel(model);
+  const substitute = dynamicSubstitute(model, { rule });
+  expect(maxDifference(logitsOf(model, { substitute }), expected)).toBeLessThan(1e-6);
+  substitute.dispose();
+  expect(tf.memory()).toMatchObject({ numTensors, numBytes });
+  const site = model.site('layers.1.ffn');
+  const released = refusal('WEIGHTS_RELEASED', /was freed.* load it again/);
+  expect(() => logitsOf(model)).toThrow(released);
+  expect(() => model.weights(site)).toThrow(released);
+  expect(() =>
+    model.permuteNeurons(
+      site,
+      Uint32Array.from({ length: 12 }, (_, i) => i),
+    ),
+  ).toThrow(released);
+  await expect(saveModel(model, temporaryFolder())).rejects.toThrow(
+    refusal('WEIGHTS_RELEASED', /load it again/),
+  );
+  model.dispose();
+  expect(tf.memory().numTensors).toBe(0);
+});
+
+test('a dense model has nothing to pack', () => {
+  const model = tinyModel('bert');
+  expect(() => packModel(model)).toThrow(refusal('ROUTER_MISSING', /no routers/));
+  model.dispose();
 });
 
 test('routers are saved with the model and loaded again', async () => {

@@ -1,6 +1,7 @@
 import { D2DMoEError } from '@d2dmoe/core';
 import {
   dynamicKExperts,
+  type ExpertStorage,
   packExperts,
   type PackedExperts,
   predictNorms,
@@ -8,7 +9,7 @@ import {
   type SelectionRule,
 } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
-import { dynamicConfig } from './dynamic-config.js';
+import { type DynamicConfig, dynamicConfig } from './dynamic-config.js';
 import type { Model } from './model.js';
 import type { Site } from './site.js';
 
@@ -23,43 +24,49 @@ export interface DynamicOptions {
   onSelection?: (site: Site, selection: tf.Tensor2D, predictedNorms: tf.Tensor2D) => void;
 }
 
-/** A `substitute` for ForwardOptions; `dispose` frees the packed experts that it keeps. */
+/** A `substitute` for ForwardOptions; `dispose` frees what it has packed itself. */
 export interface DynamicSubstitute {
   (site: Site, x: tf.Tensor2D): tf.Tensor2D | undefined;
   dispose(): void;
 }
 
 /**
+ * Makes a converted model ready to run, and only that: every FFN that has a router is packed for the current backend,
+ * and its dense weights are freed before the next is packed, so that the model takes no more memory than the dense one.
+ *
+ * @param options.storage How the experts are stored, float32 by default.
+ * @throws D2DMoEError `ROUTER_MISSING` if the model is dense, and what packExperts throws
+ */
+export function packModel(
+  model: Model,
+  { storage = 'float32' }: { storage?: ExpertStorage } = {},
+): void {
+  const { sites } = routed(model);
+  for (const [name, { expert_size }] of Object.entries(sites)) {
+    if (!model.routers.has(name) || model.experts.has(name)) continue;
+    const site = model.site(name);
+    model.experts.set(name, pack(model, site, expert_size, storage));
+    model.releaseWeights(site);
+  }
+}
+
+/**
  * Runs a converted model's FFNs by their selected experts (Szatkowski et al. 2024, section 3.4): router, selection,
- * expert op. Sites without a router stay dense. The experts are packed at a site's first use and kept, so make a new
- * one after the model's weights have changed.
+ * expert op. Sites without a router stay dense. What {@link packModel} has not packed is packed at a site's first use
+ * and kept beside the dense weights, so make a new one after those have changed.
  *
  * @throws D2DMoEError `ROUTER_MISSING` if the model is dense
  */
 export function dynamicSubstitute(model: Model, options: DynamicOptions): DynamicSubstitute {
-  const dynamic = dynamicConfig(model);
-  if (dynamic === undefined || model.routers.size === 0) {
-    throw new D2DMoEError(
-      'ROUTER_MISSING',
-      'The model has no routers: convert it first, or run it without a substitute.',
-    );
-  }
+  const dynamic = routed(model);
   const { rule, onSelection } = options;
-  const packed = new Map<string, PackedExperts>();
-  const kept: tf.Tensor[] = [];
+  const own = new Map<string, PackedExperts>();
 
   const expertsOf = (site: Site, expertSize: number): PackedExperts => {
-    let experts = packed.get(site.name);
+    let experts = model.experts.get(site.name) ?? own.get(site.name);
     if (experts === undefined) {
-      const weights = model.weights(site);
-      for (const tensor of Object.values(weights)) {
-        // The model's own variables are shared; the transposes are ours.
-        if (tensor instanceof tf.Tensor && !(tensor instanceof tf.Variable)) {
-          kept.push(tf.keep(tensor));
-        }
-      }
-      experts = packExperts(weights, expertSize);
-      packed.set(site.name, experts);
+      experts = pack(model, site, expertSize, 'float32');
+      own.set(site.name, experts);
     }
     return experts;
   };
@@ -74,9 +81,28 @@ export function dynamicSubstitute(model: Model, options: DynamicOptions): Dynami
     return dynamicKExperts(x, selection, expertsOf(site, entry.expert_size));
   };
   const dispose = () => {
-    tf.dispose(kept);
-    kept.length = 0;
-    packed.clear();
+    for (const experts of own.values()) experts.dispose();
+    own.clear();
   };
   return Object.assign(substitute, { dispose });
+}
+
+function routed(model: Model): DynamicConfig {
+  const dynamic = dynamicConfig(model);
+  if (dynamic === undefined || model.routers.size === 0) {
+    throw new D2DMoEError(
+      'ROUTER_MISSING',
+      'The model has no routers: convert it first, or run it without a substitute.',
+    );
+  }
+  return dynamic;
+}
+
+function pack(model: Model, site: Site, expertSize: number, storage: ExpertStorage): PackedExperts {
+  let experts: PackedExperts | undefined;
+  // Frees the transposes that model.weights makes.
+  tf.tidy(() => {
+    experts = packExperts(model.weights(site), expertSize, { storage });
+  });
+  return experts as unknown as PackedExperts;
 }

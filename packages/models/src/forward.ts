@@ -2,6 +2,7 @@ import { D2DMoEError } from '@d2dmoe/core';
 import { type Activation, activate, linear } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batch, FeedForwardNames, ImageBatch, TextBatch } from './architecture.js';
+import { cachedPositions, type KeyValueCache } from './cache.js';
 import type { ForwardOptions, Site } from './site.js';
 
 /** What an architecture's forward pass works with. */
@@ -90,10 +91,15 @@ export function firstPosition(x: tf.Tensor2D, batch: number): tf.Tensor2D {
 }
 
 /**
- * The batch as text, its shape checked.
+ * The batch as text, its shape checked, and the positions in the cache that precede it.
+ *
  * @throws `INPUT_INVALID` if it is images, has the wrong shape, or is longer than the model's positions.
  */
-export function textBatch(batch: Batch, maxPositions: number): TextBatch {
+export function textBatch(
+  batch: Batch,
+  maxPositions: number,
+  cache?: KeyValueCache,
+): TextBatch & { past: number } {
   if (!('inputIds' in batch)) {
     throw new D2DMoEError('INPUT_INVALID', 'A text model needs inputIds, but got pixelValues.');
   }
@@ -104,22 +110,24 @@ export function textBatch(batch: Batch, maxPositions: number): TextBatch {
       `inputIds has shape [${(shape as number[]).join(', ')}], but must be [batch, positions].`,
     );
   }
-  if (shape[1] > maxPositions) {
+  const past = cachedPositions(cache, shape[0]);
+  const after = past === 0 ? '' : ` after ${past} cached ones`;
+  if (past + shape[1] > maxPositions) {
     throw new D2DMoEError(
       'INPUT_INVALID',
-      `inputIds has ${shape[1]} positions, but the model has at most ${maxPositions}.`,
+      `inputIds has ${shape[1]} positions${after}, but the model has at most ${maxPositions}.`,
     );
   }
   for (const field of ['attentionMask', 'tokenTypeIds'] as const) {
     const other = batch[field]?.shape;
-    if (other !== undefined && (other[0] !== shape[0] || other[1] !== shape[1])) {
+    if (other !== undefined && (other[0] !== shape[0] || other[1] !== past + shape[1])) {
       throw new D2DMoEError(
         'INPUT_INVALID',
-        `${field} has shape [${other.join(', ')}], but must be that of inputIds, [${shape.join(', ')}].`,
+        `${field} has shape [${other.join(', ')}], but must be that of inputIds${past === 0 ? '' : ' and the cached positions'}, [${shape[0]}, ${past + shape[1]}].`,
       );
     }
   }
-  return batch;
+  return { ...batch, past };
 }
 
 /**

@@ -53,7 +53,8 @@ export function gemma(config: ConfigReader): Architecture {
   ];
 
   function forward(context: ForwardContext, input: Batch): ForwardResult {
-    const { inputIds, attentionMask } = textBatch(input, maxPositions);
+    const { cache } = context.options;
+    const { inputIds, attentionMask, past } = textBatch(input, maxPositions, cache);
     const [batch, positions] = inputIds.shape;
     const norm = (x: tf.Tensor2D, at: string) =>
       rmsNorm(x, tf.add(context.vector(`${at}.weight`), 1), epsilon);
@@ -67,15 +68,23 @@ export function gemma(config: ConfigReader): Architecture {
     const words = tf.gather(context.matrix('model.embed_tokens.weight'), inputIds);
     let x = tf.reshape<tf.Rank.R2>(tf.mul(words, Math.sqrt(dModel)), [batch * positions, dModel]);
 
-    const mask = causalMask(positions, attentionMask);
-    const rotary = rotaryTables(positions, headDim, theta);
+    const mask = causalMask(positions, past, attentionMask);
+    const rotary = rotaryTables(past, positions, headDim, theta);
     for (let l = 0; l < layers; l++) {
       record(x);
       const a = norm(x, name(l, 'input_layernorm'));
       const q = projection(context, l, 'q', a, name(l, 'self_attn.q_proj'), false);
       const k = projection(context, l, 'k', a, name(l, 'self_attn.k_proj'), false);
       const v = projection(context, l, 'v', a, name(l, 'self_attn.v_proj'), false);
-      const mixed = attention(q, k, v, { batch, heads, kvHeads, headDim, mask, rotary });
+      const mixed = attention(q, k, v, {
+        batch,
+        heads,
+        kvHeads,
+        headDim,
+        mask,
+        rotary,
+        cache: cache && { of: cache, layer: l },
+      });
       x = tf.add(x, projection(context, l, 'o', mixed, name(l, 'self_attn.o_proj'), false));
       x = tf.add(x, feedForward(context, l, norm(x, name(l, 'post_attention_layernorm'))));
     }

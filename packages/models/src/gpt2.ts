@@ -66,7 +66,8 @@ export function gpt2(config: ConfigReader): Architecture {
   }
 
   function forward(context: ForwardContext, input: Batch): ForwardResult {
-    const { inputIds, attentionMask } = textBatch(input, maxPositions);
+    const { cache } = context.options;
+    const { inputIds, attentionMask, past } = textBatch(input, maxPositions, cache);
     const [batch, positions] = inputIds.shape;
     const norm = (x: tf.Tensor2D, at: string) =>
       layerNorm(x, context.vector(`${at}.weight`), context.vector(`${at}.bias`), epsilon);
@@ -84,12 +85,12 @@ export function gpt2(config: ConfigReader): Architecture {
     const words = tf.gather(context.matrix('transformer.wte.weight'), inputIds);
     const places = tf.slice2d(
       context.matrix('transformer.wpe.weight'),
-      [0, 0],
+      [past, 0],
       [positions, dModel],
     );
     let x = tf.reshape<tf.Rank.R2>(tf.add(words, places), [batch * positions, dModel]);
 
-    const mask = causalMask(positions, attentionMask);
+    const mask = causalMask(positions, past, attentionMask);
     for (let l = 0; l < layers; l++) {
       record(x);
       const scale = (scaled ? 1 / Math.sqrt(headDim) : 1) / (scaledByLayer ? l + 1 : 1);
@@ -98,7 +99,15 @@ export function gpt2(config: ConfigReader): Architecture {
         tf.Tensor2D,
         tf.Tensor2D,
       ];
-      const mixed = attention(q, k, v, { batch, heads, kvHeads: heads, headDim, scale, mask });
+      const mixed = attention(q, k, v, {
+        batch,
+        heads,
+        kvHeads: heads,
+        headDim,
+        scale,
+        mask,
+        cache: cache && { of: cache, layer: l },
+      });
       const o = atProjection(context, l, 'o', mixed, () => conv1d(mixed, name(l, 'attn.c_proj')));
       x = tf.add(x, o);
       x = tf.add(x, feedForward(context, l, norm(x, name(l, 'ln_2'))));

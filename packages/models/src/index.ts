@@ -8,14 +8,22 @@ export type {
   TextBatch,
 } from './architecture.js';
 export { readArchitecture } from './architectures.js';
+export { type KeysAndValues, KeyValueCache } from './cache.js';
 export type { ModelType } from './config.js';
 export { createModel, initModel, type StoredTensor } from './create.js';
-export { type DynamicOptions, type DynamicSubstitute, dynamicSubstitute } from './dynamic.js';
+export {
+  type DynamicOptions,
+  type DynamicSubstitute,
+  dynamicSubstitute,
+  packModel,
+} from './dynamic.js';
 export {
   type DynamicConfig,
   type DynamicSite,
   dynamicConfig,
   routerNames,
 } from './dynamic-config.js';
+export { generate, type GenerateOptions } from './generate.js';
 export { Model } from './model.js';
+export type { SamplingOptions } from './sampling.js';
 export type { ForwardOptions, Site, SiteValues } from './site.js';

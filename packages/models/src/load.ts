@@ -1,8 +1,9 @@
 import { join } from 'node:path';
 import { D2DMoEError } from '@d2dmoe/core';
+import type { TensorReader } from '@d2dmoe/safetensors';
 import { openCheckpoint } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
-import { assembleModel, planBytes, planModel, toVariable } from './create.js';
+import { assembleModel, type ModelPlan, planBytes, planModel, toVariable } from './create.js';
 import { readJsonObject } from './files.js';
 import type { Model } from './model.js';
 
@@ -32,12 +33,9 @@ export function readConfig(directory: string): Promise<Record<string, unknown>> 
  *   `FORMAT_VERSION_UNSUPPORTED`, `TENSOR_MISSING`, `SHAPE_MISMATCH`, `MODEL_TOO_LARGE`, and what openCheckpoint throws
  */
 export async function loadModel(directory: string, options: LoadOptions = {}): Promise<Model> {
-  const config = await readConfig(directory);
-  const reader = await openCheckpoint(directory);
+  const { plan, reader } = await openModel(directory, options);
   const variables: tf.Variable[] = [];
   try {
-    const plan = planModel(config, (name) => reader.tensors.get(name)?.shape);
-    checkMemory(planBytes(plan), options.memoryLimit);
     for (const { stored, shape } of plan.tensors) {
       variables.push(toVariable(await reader.readFloat32(stored), shape));
     }
@@ -47,6 +45,32 @@ export async function loadModel(directory: string, options: LoadOptions = {}): P
     throw error;
   } finally {
     await reader.close();
+  }
+}
+
+/**
+ * Finds what {@link loadModel} would find wrong with a checkpoint folder before it reads the first tensor.
+ *
+ * @throws D2DMoEError as {@link loadModel}
+ */
+export async function checkCheckpoint(directory: string, options: LoadOptions = {}): Promise<void> {
+  const { reader } = await openModel(directory, options);
+  await reader.close();
+}
+
+async function openModel(
+  directory: string,
+  { memoryLimit }: LoadOptions,
+): Promise<{ plan: ModelPlan; reader: TensorReader }> {
+  const config = await readConfig(directory);
+  const reader = await openCheckpoint(directory);
+  try {
+    const plan = planModel(config, (name) => reader.tensors.get(name)?.shape);
+    checkMemory(planBytes(plan), memoryLimit);
+    return { plan, reader };
+  } catch (error) {
+    await reader.close();
+    throw error;
   }
 }
 

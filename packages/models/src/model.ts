@@ -1,5 +1,5 @@
 import { D2DMoEError } from '@d2dmoe/core';
-import type { Activation, FeedForwardWeights, RouterWeights } from '@d2dmoe/kernels';
+import type { Activation, FeedForwardWeights, PackedExperts, RouterWeights } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Architecture, Batch, ForwardResult, ModelShape, Task } from './architecture.js';
 import type { ModelType } from './config.js';
@@ -31,6 +31,8 @@ export class Model {
   readonly labels?: string[];
   /** The routers of a converted model by the names of their sites; empty for a dense one. */
   readonly routers = new Map<string, RouterWeights>();
+  /** The FFNs that {@link packModel} has packed, by site name: experts in place of their dense weights. */
+  readonly experts = new Map<string, PackedExperts>();
   readonly #architecture: Architecture;
   readonly #byName: Map<string, tf.Variable>;
   readonly #siteByName: Map<string, Site>;
@@ -64,6 +66,12 @@ export class Model {
    * @throws D2DMoEError `INPUT_INVALID` if the batch does not fit the model
    */
   forward(batch: Batch, options: ForwardOptions = {}): ForwardResult {
+    if (options.cache !== undefined && this.task !== 'text-generation') {
+      throw new D2DMoEError(
+        'INPUT_INVALID',
+        `A key/value cache serves text generation, but this model is for ${this.task}.`,
+      );
+    }
     const context = {
       tensor: (name: string) => this.#param(name),
       matrix: (name: string) => this.#param(name) as tf.Tensor as tf.Tensor2D,
@@ -155,8 +163,23 @@ export class Model {
     });
   }
 
-  /** Frees the weights and the routers. */
+  /**
+   * Frees an FFN's weights. What needs them afterwards throws `WEIGHTS_RELEASED`: its dense form, {@link weights},
+   * {@link permuteNeurons}.
+   *
+   * @throws D2DMoEError `SITE_KIND` for a projection
+   */
+  releaseWeights(site: Site): void {
+    const { up, upBias, gate, down, downBias } = this.#feedForwardNames(site);
+    for (const name of [up, upBias, gate, down, downBias]) {
+      if (name !== undefined) this.#param(name).dispose();
+    }
+  }
+
+  /** Frees the weights, the routers and the packed experts. */
   dispose(): void {
+    for (const experts of this.experts.values()) experts.dispose();
+    this.experts.clear();
     for (const variable of this.params.values()) variable.dispose();
     for (const { hidden, output } of this.routers.values()) tf.dispose([hidden, output]);
     this.routers.clear();
@@ -165,6 +188,12 @@ export class Model {
   #param(name: string): tf.Variable {
     const variable = this.#byName.get(name);
     if (variable === undefined) throw new Error(`The architecture does not declare ${name}.`);
+    if (variable.isDisposed) {
+      throw new D2DMoEError(
+        'WEIGHTS_RELEASED',
+        `${name} was freed: a model whose experts are packed runs with a dynamicSubstitute; load it again to run it densely or to change it.`,
+      );
+    }
     return variable;
   }
 

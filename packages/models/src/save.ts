@@ -1,7 +1,12 @@
-import { mkdir, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { D2DMoEError } from '@d2dmoe/core';
-import { type LazyTensorEntry, writeFileAtomic, writeSafetensors } from '@d2dmoe/safetensors/node';
+import {
+  type LazyTensorEntry,
+  makeFolder,
+  writeFileAtomic,
+  writeSafetensors,
+} from '@d2dmoe/safetensors/node';
 import type * as tf from '@tensorflow/tfjs-core';
 import { routerNames, routerSpecs } from './dynamic-config.js';
 import { isMissing } from './files.js';
@@ -41,7 +46,8 @@ const sideFiles = [
  * by atomic rename, config.json last.
  *
  * @param directory Made if it does not exist.
- * @throws D2DMoEError `ROUTER_MISMATCH` if routers and config.json's `d2dmoe` object disagree, `DISK_FULL`,
+ * @throws D2DMoEError `ROUTER_MISMATCH` if routers and config.json's `d2dmoe` object disagree, `WEIGHTS_RELEASED`
+ *   after packModel, `DISK_FULL`,
  *   `WRITE_FAILED`
  */
 export async function saveModel(
@@ -50,6 +56,12 @@ export async function saveModel(
   options: SaveOptions = {},
 ): Promise<void> {
   const { dtype = 'F32', extraTensors = [], copyFrom } = options;
+  if (model.experts.size > 0) {
+    throw new D2DMoEError(
+      'WEIGHTS_RELEASED',
+      'A model whose experts are packed has no dense weights to save: load it again.',
+    );
+  }
   const entry = (name: string, tensor: tf.Tensor): LazyTensorEntry => ({
     name,
     dtype,
@@ -62,11 +74,7 @@ export async function saveModel(
     ...extraTensors,
   ];
 
-  await mkdir(directory, { recursive: true }).catch((error: unknown) => {
-    throw new D2DMoEError('WRITE_FAILED', `${directory} cannot be made: ${String(error)}.`, {
-      cause: error,
-    });
-  });
+  await makeFolder(directory);
   if (copyFrom !== undefined) await copySideFiles(copyFrom, directory);
   // transformers refuses files without this entry.
   const metadata = { format: 'pt' };

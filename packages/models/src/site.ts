@@ -1,4 +1,5 @@
 import type { Tensor2D } from '@tensorflow/tfjs-core';
+import type { KeyValueCache } from './cache.js';
 
 /**
  * One place in a model that the method can convert: an FFN, or one attention projection. Functions over sites work
@@ -47,6 +48,11 @@ export interface ForwardOptions {
   substitute?: (site: Site, x: Tensor2D) => Tensor2D | undefined;
   /** Return the hidden states before the first layer and after each; default false. */
   hiddenStates?: boolean;
+  /**
+   * Language models: the positions before the batch's, which are attended to and whose count the batch's positions go
+   * on from. The batch's own are added to it.
+   */
+  cache?: KeyValueCache;
 }
 
 /** Widths that {@link transformerSites} needs. */

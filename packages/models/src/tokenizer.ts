@@ -6,7 +6,10 @@ import { readJsonObject } from './files.js';
 /** What is used of the package's class, whose own declarations Node's module resolution does not find. */
 interface HuggingFaceTokenizer {
   encode(text: string, options?: { add_special_tokens?: boolean }): { ids: number[] };
-  decode(ids: number[], options?: { skip_special_tokens?: boolean }): string;
+  decode(
+    ids: number[],
+    options: { skip_special_tokens: boolean; clean_up_tokenization_spaces?: boolean },
+  ): string;
 }
 
 /** Text to token ids and back, as a checkpoint's tokenizer.json says. */
@@ -17,8 +20,13 @@ export interface Tokenizer {
    * @param options.maxLength At most so many ids: the text is cut at its end, the special tokens stay.
    */
   encode(text: string, options?: { maxLength?: number }): number[];
-  /** The text of ids, special tokens left out. */
-  decode(ids: readonly number[]): string;
+  /**
+   * The text of ids, special tokens left out.
+   *
+   * @param options.cleanUpTokenizationSpaces Whether spaces before punctuation go; by default as
+   *   tokenizer_config.json says, and where it does not, yes.
+   */
+  decode(ids: readonly number[], options?: { cleanUpTokenizationSpaces?: boolean }): string;
 }
 
 /**
@@ -65,6 +73,12 @@ export async function loadTokenizer(directory: string): Promise<Tokenizer> {
         ...ids.slice(start + bare.length),
       ];
     },
-    decode: (ids) => tokenizer.decode([...ids], { skip_special_tokens: true }),
+    decode(ids, { cleanUpTokenizationSpaces: cleanUp } = {}) {
+      if (ids.length === 0) return '';
+      return tokenizer.decode([...ids], {
+        skip_special_tokens: true,
+        ...(cleanUp !== undefined && { clean_up_tokenization_spaces: cleanUp }),
+      });
+    },
   };
 }

@@ -4,7 +4,13 @@ export {
   type SelectionRule,
   selectExperts,
 } from '@d2dmoe/kernels';
-export { moeficationLoss, moeficationScores, moeficationTargets } from './moefication.js';
+export { warmupCosine } from './learning-rate.js';
+export {
+  moeficationGradients,
+  moeficationLoss,
+  moeficationScores,
+  moeficationTargets,
+} from './moefication.js';
 export {
   normRegressionGradients,
   normRegressionLoss,

@@ -6,7 +6,14 @@ import { Random } from '@d2dmoe/core';
 import { bufferSource, openSafetensors } from '@d2dmoe/safetensors';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { moeficationLoss, moeficationScores, moeficationTargets } from './index.js';
+import {
+  createRouter,
+  moeficationGradients,
+  moeficationLoss,
+  moeficationScores,
+  moeficationTargets,
+  RouterTrainer,
+} from './index.js';
 
 const fixtures = await openSafetensors(
   bufferSource(
@@ -80,6 +87,62 @@ describe.each(['cpu', 'wasm'])('on %s', (backend) => {
         expect((gradient[i] ?? Number.NaN) / 3).toBeCloseTo((at(1e-5) - at(-1e-5)) / 2e-5, 5);
       }
     });
+  });
+
+  test('the written-out gradient is the one of autodiff', () => {
+    const random = new Random(6);
+    const router = createRouter({ dIn: 5, width: 4, experts: 3, random });
+    const draw = (count: number) => Float32Array.from({ length: count }, () => random.normal());
+    tf.tidy(() => {
+      const input = tf.tensor2d(draw(35), [7, 5]);
+      const targets = moeficationTargets(tf.tensor2d(draw(42), [7, 6]), 2);
+      const { value, grads } = tf.variableGrads(
+        () => moeficationLoss(moeficationScores(input, router), targets),
+        [router.hidden, router.output],
+      );
+      const written = moeficationGradients(input, targets, router);
+      expect(written.loss.arraySync()).toBeCloseTo(value.arraySync(), 6);
+      for (const part of ['hidden', 'output'] as const) {
+        const expected = grads[router[part].name] as tf.Tensor;
+        const largest = tf.max(tf.abs(tf.sub(written[part], expected))).arraySync();
+        expect(largest).toBeLessThan(1e-6);
+        expect(tf.max(tf.abs(expected)).arraySync()).toBeGreaterThan(1e-3);
+      }
+    });
+    tf.dispose([router.hidden, router.output]);
+  });
+
+  test('a trainer with this objective learns what a planted router gives', () => {
+    const random = new Random(8);
+    const settings = { dIn: 6, width: 8, experts: 4 };
+    const planted = createRouter({ ...settings, random: random.fork('planted') });
+    const router = createRouter({ ...settings, random: random.fork('trained') });
+    const steps = 200;
+    const trainer = new RouterTrainer({
+      routers: new Map([['site', router]]),
+      steps,
+      learningRate: 3e-2,
+      objective: moeficationGradients,
+    });
+    const losses: number[] = [];
+    for (let step = 0; step < steps; step++) {
+      tf.tidy(() => {
+        const values = Float32Array.from({ length: 64 * 6 }, () => 3 * random.normal());
+        const input = tf.tensor2d(values, [64, 6]);
+        const target = tf.sigmoid(tf.mul(moeficationScores(input, planted), 4));
+        // The entropy of the targets is what no router can undercut.
+        const least = moeficationLoss(
+          tf.mul(moeficationScores(input, planted), 4),
+          target as tf.Tensor2D,
+        ).arraySync();
+        const loss = trainer.step(new Map([['site', { input, target: target as tf.Tensor2D }]]));
+        losses.push(loss - least);
+      });
+    }
+    const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+    expect(mean(losses.slice(-10))).toBeLessThan(0.2 * mean(losses.slice(0, 10)));
+    trainer.dispose();
+    tf.dispose([router.hidden, router.output, planted.hidden, planted.output]);
   });
 
   test('the loss stays right for scores whose sigmoid is 0 or 1', () => {

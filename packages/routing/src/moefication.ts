@@ -1,6 +1,7 @@
 import { D2DMoEError } from '@d2dmoe/core';
 import type { RouterWeights } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
+import type { RouterGradients } from './norm-regression.js';
 
 /**
  * What MoEfication's routers learn (Zhang et al. 2022): each expert's summed positive activations, divided by the
@@ -60,4 +61,32 @@ export function moeficationLoss(scores: tf.Tensor2D, targets: tf.Tensor2D): tf.S
     };
   });
   return crossEntropy(scores);
+}
+
+/**
+ * {@link moeficationLoss} of {@link moeficationScores} and its gradient, written out: five matrix products, and no
+ * tape. The caller disposes the three tensors.
+ *
+ * @param input [N, dIn]
+ * @param targets [N, n], from {@link moeficationTargets}.
+ */
+export function moeficationGradients(
+  input: tf.Tensor2D,
+  targets: tf.Tensor2D,
+  router: RouterWeights,
+): RouterGradients {
+  return tf.tidy(() => {
+    const hidden = tf.tanh(tf.matMul(input, router.hidden, false, true));
+    const scores = tf.matMul<tf.Tensor2D>(hidden, router.output, false, true);
+    const dScores = tf.div<tf.Tensor2D>(tf.sub(tf.sigmoid(scores), targets), scores.size);
+    const dHidden = tf.mul<tf.Tensor2D>(
+      tf.matMul(dScores, router.output),
+      tf.sub(1, tf.square(hidden)),
+    );
+    return {
+      loss: moeficationLoss(scores, targets),
+      hidden: tf.matMul<tf.Tensor2D>(dHidden, input, true, false),
+      output: tf.matMul<tf.Tensor2D>(dScores, hidden, true, false),
+    };
+  });
 }

@@ -2,14 +2,17 @@ import { D2DMoEError } from '@d2dmoe/core';
 import { Adam } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { warmupCosine } from './learning-rate.js';
-import { normRegressionGradients } from './norm-regression.js';
+import { normRegressionGradients, type RouterGradients } from './norm-regression.js';
 import type { TrainableRouter } from './router.js';
 
 /** A batch for one site's router. */
 export interface RouterSample {
   /** [N, dIn], the layer's inputs, recorded while the model ran dense. */
   input: tf.Tensor2D;
-  /** [N, n], the norm of each expert's output for them (`contributionNorms` of `@d2dmoe/kernels`). */
+  /**
+   * [N, n], what the router is to give for them: the norm of each expert's output (`contributionNorms` of
+   * `@d2dmoe/kernels`), or whatever the trainer's objective asks for.
+   */
   target: tf.Tensor2D;
 }
 
@@ -21,11 +24,19 @@ export interface RouterTrainerSettings {
   steps: number;
   /** The highest learning rate; 1e-3 unless told otherwise. */
   learningRate?: number;
+  /**
+   * The loss and its gradient in one router's weights: {@link normRegressionGradients} unless told otherwise,
+   * `moeficationGradients` for the baseline.
+   */
+  objective?: (
+    input: tf.Tensor2D,
+    targets: tf.Tensor2D,
+    router: TrainableRouter,
+  ) => RouterGradients;
 }
 
 /**
- * Trains the routers of many layers at once, each by {@link normRegressionLoss} on its own layer's records, with Adam
- * and a learning rate that rises over the first twentieth of the run and then falls along a cosine
+ * Trains the routers of many layers at once, each by its objective on its own layer's records, with Adam and a learning rate that rises over the first twentieth of the run and then falls along a cosine
  * (Szatkowski et al. 2024, section 3.3). A run that is restored from its state continues bit for bit as if it had
  * not been interrupted.
  */
@@ -35,11 +46,18 @@ export class RouterTrainer {
   readonly #adam: Adam;
   readonly #length: number;
   readonly #learningRate: number;
+  readonly #objective: NonNullable<RouterTrainerSettings['objective']>;
 
-  constructor({ routers, steps, learningRate = 1e-3 }: RouterTrainerSettings) {
+  constructor({
+    routers,
+    steps,
+    learningRate = 1e-3,
+    objective = normRegressionGradients,
+  }: RouterTrainerSettings) {
     this.#routers = routers;
     this.#length = steps;
     this.#learningRate = learningRate;
+    this.#objective = objective;
     this.#params = new Map(
       [...routers].flatMap(([site, { hidden, output }]) => [
         [`${site}.hidden`, hidden],
@@ -74,11 +92,7 @@ export class RouterTrainer {
           );
         }
         // A layer's share of the mean over layers scales its gradient by a constant, to which Adam is indifferent.
-        const { loss, hidden, output } = normRegressionGradients(
-          sample.input,
-          sample.target,
-          router,
-        );
+        const { loss, hidden, output } = this.#objective(sample.input, sample.target, router);
         losses.push(loss);
         gradients[`${site}.hidden`] = hidden;
         gradients[`${site}.output`] = output;

@@ -1,4 +1,4 @@
-import { open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { D2DMoEError } from '@d2dmoe/core';
 
@@ -22,10 +22,7 @@ export async function writeAtomically(
   write: (append: (bytes: Uint8Array) => Promise<void>) => Promise<void>,
 ): Promise<void> {
   const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.${count++}.tmp`);
-  const attempt = <T>(action: () => Promise<T>) =>
-    action().catch((error: unknown) => {
-      throw writeError(path, error);
-    });
+  const attempt = <T>(action: () => Promise<T>) => attemptWrite(path, action);
   inProgress.add(temporary);
   let handle: FileHandle | undefined;
   try {
@@ -57,6 +54,26 @@ export async function writeAtomically(
 export async function writeFileAtomic(path: string, data: string | Uint8Array): Promise<void> {
   const bytes = typeof data === 'string' ? new TextEncoder().encode(data) : data;
   await writeAtomically(path, (append) => append(bytes));
+}
+
+/**
+ * Makes a folder, and those above it, where there is none yet.
+ *
+ * @throws D2DMoEError `DISK_FULL` or `WRITE_FAILED`, naming the folder.
+ */
+export async function makeFolder(path: string): Promise<void> {
+  await attemptWrite(path, () => mkdir(path, { recursive: true }));
+}
+
+/**
+ * Does something that writes to `path`.
+ *
+ * @throws D2DMoEError `DISK_FULL` or `WRITE_FAILED`, naming the path, in place of the system's error.
+ */
+export function attemptWrite<T>(path: string, action: () => Promise<T>): Promise<T> {
+  return action().catch((error: unknown) => {
+    throw writeError(path, error);
+  });
 }
 
 async function writeFully(file: FileHandle, bytes: Uint8Array): Promise<void> {

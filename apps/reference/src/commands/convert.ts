@@ -1,16 +1,20 @@
+import { join } from 'node:path';
 import { regularizers, schedules } from '@d2dmoe/sparsity';
 import { type Conversion, convert } from '../convert.js';
 import { useDevice } from '../device.js';
 import { defineCommand } from '../terminal/arguments.js';
+import { formatDuration } from '../terminal/format.js';
 import { curveReport, planReport } from '../report.js';
 import {
   checkpointArgument,
   type Context,
   dataOf,
   dataOptions,
+  given,
   outOption,
   samplesOption,
   stageOptions,
+  withFolders,
   withProgress,
   writeJson,
 } from './options.js';
@@ -101,14 +105,6 @@ export function settingsOf(args: StageArguments) {
   };
 }
 
-type Given<T> = { [Key in keyof T]?: Exclude<T[Key], undefined> };
-
-function given<T extends object>(values: T): Given<T> {
-  return Object.fromEntries(
-    Object.entries(values).filter(([, value]) => value !== undefined),
-  ) as Given<T>;
-}
-
 export const convertCommand = defineCommand(
   {
     name: 'convert',
@@ -124,8 +120,9 @@ export const convertCommand = defineCommand(
       ...stageOptions,
     ],
   },
-  async (args, context: Context) => {
-    await useDevice(args.device);
+  async (named, context: Context) => {
+    const args = await withFolders(named, context);
+    await useDevice(args.device, args.threads);
     const conversion = await withProgress(args, context, (options) =>
       convert({
         ...options,
@@ -153,6 +150,6 @@ export function reportConversion({ curve, tau, reached, records }: Conversion, o
   }
   const seconds = records.reduce((sum, record) => sum + record.seconds, 0);
   console.log(
-    `\nConverted in ${Math.round(seconds / 6) / 10} min of work: ${out} (curve in curve.json).`,
+    `\nConverted in ${formatDuration(seconds)} of work: ${out}, with the report in ${join(out, 'report.html')}.`,
   );
 }

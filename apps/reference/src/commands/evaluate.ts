@@ -1,10 +1,9 @@
-import { dynamicConfig, readArchitecture } from '@d2dmoe/models';
-import { readConfig } from '@d2dmoe/models/node';
-import { D2DMoEError } from '@d2dmoe/core';
+import { join } from 'node:path';
 import { defaultTaus } from '../defaults.js';
 import { useDevice } from '../device.js';
 import { evaluate, rulesOf } from '../evaluate.js';
 import { curveReport } from '../report.js';
+import { routedSites, type SplitSite } from '../stages/sites.js';
 import { defineCommand } from '../terminal/arguments.js';
 import {
   checkpointArgument,
@@ -15,6 +14,8 @@ import {
   outOption,
   samplesOption,
   stageOptions,
+  storageOption,
+  withFolders,
   withProgress,
   writeJson,
 } from './options.js';
@@ -44,32 +45,34 @@ export const evaluateCommand = defineCommand(
         description: 'thresholds of the curve',
       },
       samplesOption,
+      storageOption,
+      {
+        flag: 'report',
+        type: 'string',
+        placeholder: 'DIR',
+        description: 'new folder for report.html and its figures (default: the folder of --out)',
+      },
       ...stageOptions,
     ],
   },
-  async (args, context: Context) => {
-    await useDevice(args.device);
-    const config = await readConfig(args.ckpt);
-    const { sites } = readArchitecture(config);
-    const dynamic = dynamicConfig({ config, sites });
-    const [site] = sites.filter(({ name }) => dynamic?.sites[name]);
-    if (site === undefined) {
-      throw new D2DMoEError(
-        'NOT_CONVERTED',
-        `The checkpoint ${args.ckpt} is dense: run d2dmoe convert on it first.`,
-      );
-    }
-    const experts = site.hidden / (dynamic?.sites[site.name]?.expert_size as number);
+  async (named, context: Context) => {
+    const args = await withFolders(named, context);
+    await useDevice(args.device, args.threads);
+    const [{ site, entry }] = (await routedSites(args.ckpt)) as [SplitSite];
+    const experts = site.hidden / entry.expert_size;
     const curve = await withProgress(args, context, (options) =>
       evaluate({
         ...options,
         dense: args.dense,
         data: dataOf(args),
+        storage: args.storage,
         rules: rulesOf(args.rule, args.tau.length > 0 ? args.tau : defaultTaus, experts),
         ...(args.samples !== undefined && { samples: args.samples }),
+        ...(args.report !== undefined && { report: args.report }),
       }),
     );
     console.log(curveReport(curve));
+    console.log(`\nReport: ${join(args.report ?? args.out, 'report.html')}`);
     await writeJson(args.json, curve);
   },
 );

@@ -1,7 +1,9 @@
+import { classifyCommand } from './classify.js';
 import { convertCommand } from './convert.js';
 import { demoCommand } from './demo.js';
 import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
+import { generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
 import { calibrateCommand, routeCommand, sparsifyCommand, splitCommand } from './stages.js';
 
@@ -16,4 +18,6 @@ export const commands = [
   routeCommand,
   calibrateCommand,
   evaluateCommand,
+  generateCommand,
+  classifyCommand,
 ];

@@ -4,7 +4,7 @@ import { readConfig } from '@d2dmoe/models/node';
 import { openCheckpoint } from '@d2dmoe/safetensors/node';
 import { defineCommand } from '../terminal/arguments.js';
 import { formatBytes, formatCount, formatPercent } from '../terminal/format.js';
-import { checkpointArgument, type Context, jsonOption, writeJson } from './options.js';
+import { checkpointArgument, type Context, jsonOption, withFolders, writeJson } from './options.js';
 
 export const inspectCommand = defineCommand(
   {
@@ -14,7 +14,8 @@ export const inspectCommand = defineCommand(
     positionals: [checkpointArgument],
     options: [jsonOption],
   },
-  async ({ ckpt, json }, _context: Context) => {
+  async (named, context: Context) => {
+    const { ckpt, json } = await withFolders(named, context);
     const config = await readConfig(ckpt);
     const architecture = readArchitecture(config);
     const { modelType, task, shape, sites, activation } = architecture;

@@ -1,6 +1,7 @@
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import type { ColumnNames } from '../data/index.js';
 import { deviceNames } from '../device.js';
+import { resolveCheckpoint, resolveDataset } from '../hub/index.js';
 import type { DataOptions } from '../stages/prepare.js';
 import type { StageOptions } from '../stages/stage.js';
 import { progressReporter } from '../terminal/progress-bars.js';
@@ -13,15 +14,36 @@ export interface Context {
 
 export const checkpointArgument = {
   name: 'CKPT',
-  description: 'checkpoint folder in the Hugging Face layout: config.json, model.safetensors, …',
+  description:
+    'checkpoint: a folder in the Hugging Face layout (config.json, model.safetensors, …), or an id on the hub such as openai-community/gpt2',
 } as const;
 
-export const deviceOption = {
-  flag: 'device',
+/** Options of every command that computes. */
+export const deviceOptions = [
+  {
+    flag: 'device',
+    type: 'string',
+    choices: deviceNames,
+    default: 'auto',
+    description: 'what to compute on',
+  },
+  {
+    flag: 'threads',
+    type: 'number',
+    integer: true,
+    min: 1,
+    max: 64,
+    description: 'threads of the wasm device; results do not depend on it (default: all cores)',
+  },
+] as const;
+
+/** Options of every command that runs converted models. */
+export const storageOption = {
+  flag: 'storage',
   type: 'string',
-  choices: deviceNames,
-  default: 'auto',
-  description: 'what to compute on',
+  choices: ['float32', 'int8'],
+  default: 'float32',
+  description: 'how experts are kept in memory; int8 has a scale for each neuron',
 } as const;
 
 export const jsonOption = {
@@ -42,7 +64,7 @@ export const outOption = {
 export const denseOption = {
   flag: 'dense',
   type: 'string',
-  placeholder: 'DIR',
+  placeholder: 'CKPT',
   required: true,
   description: 'the dense checkpoint that scores and costs are relative to',
 } as const;
@@ -72,7 +94,7 @@ export const stageOptions = [
     default: 30,
     description: 'seconds between two saves of the state that an interrupted stage resumes from',
   },
-  deviceOption,
+  ...deviceOptions,
   jsonOption,
 ] as const;
 
@@ -83,7 +105,8 @@ export const dataOptions = [
     type: 'string',
     placeholder: 'DIR',
     required: true,
-    description: 'data folder: parquet, JSONL, CSV, images by class, or text files',
+    description:
+      'data: a folder with parquet, JSONL, CSV, images by class or text files, or an id on the hub such as dair-ai/emotion',
   },
   { flag: 'text-column', type: 'string', placeholder: 'NAME', description: 'column of the texts' },
   {
@@ -99,6 +122,26 @@ export const dataOptions = [
     description: 'column of the images',
   },
 ] as const;
+
+/** A command's arguments with the folders of its checkpoints and data, which are downloaded where they are hub ids. */
+export async function withFolders<A extends { ckpt?: string; dense?: string; data?: string }>(
+  args: A,
+  { signal }: Context,
+): Promise<A> {
+  const { ckpt, dense, data } = args;
+  const onProgress = progressReporter(process.stderr);
+  const options = { onProgress, signal };
+  try {
+    return {
+      ...args,
+      ...(ckpt !== undefined && { ckpt: await resolveCheckpoint(ckpt, options) }),
+      ...(dense !== undefined && { dense: await resolveCheckpoint(dense, options) }),
+      ...(data !== undefined && { data: await resolveDataset(data, options) }),
+    };
+  } finally {
+    onProgress.close();
+  }
+}
 
 /** The data that a command's options name. */
 export function dataOf(args: {
@@ -134,4 +177,12 @@ export async function withProgress<T>(
 /** Writes a command's result where `--json` asks for it. */
 export async function writeJson(file: string | undefined, result: unknown): Promise<void> {
   if (file !== undefined) await writeFileAtomic(file, `${JSON.stringify(result, undefined, 2)}\n`);
+}
+
+/** Options with their values, without those that were not given. */
+export type Given<T> = { [Key in keyof T]?: Exclude<T[Key], undefined> };
+
+export function given<T extends object>(values: T): Given<T> {
+  const entries = Object.entries(values).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as Given<T>;
 }

@@ -25,6 +25,7 @@ import {
   denseOption,
   outOption,
   stageOptions,
+  withFolders,
   withProgress,
   writeJson,
 } from './options.js';
@@ -36,8 +37,9 @@ export const sparsifyCommand = defineCommand(
     positionals: [checkpointArgument],
     options: [...dataOptions, outOption, ...sparsifyOptions, ...stageOptions],
   },
-  async (args, context: Context) => {
-    await useDevice(args.device);
+  async (named, context: Context) => {
+    const args = await withFolders(named, context);
+    await useDevice(args.device, args.threads);
     const data = await prepareData(args.ckpt, dataOf(args));
     const { modelType, shape } = data.architecture;
     const settings = {
@@ -59,8 +61,9 @@ export const splitCommand = defineCommand(
     positionals: [checkpointArgument],
     options: [outOption, ...splitOptions, ...stageOptions],
   },
-  async (args, context: Context) => {
-    await useDevice(args.device);
+  async (named, context: Context) => {
+    const args = await withFolders(named, context);
+    await useDevice(args.device, args.threads);
     const { modelType, shape } = readArchitecture(await readConfig(args.ckpt));
     const settings = { ...defaultSettings(modelType, shape).split, ...settingsOf(args).split };
     const record = await withProgress(args, context, (options) => split(options, settings));
@@ -75,8 +78,9 @@ export const routeCommand = defineCommand(
     positionals: [checkpointArgument],
     options: [...dataOptions, outOption, ...routeOptions, ...stageOptions],
   },
-  async (args, context: Context) => {
-    await useDevice(args.device);
+  async (named, context: Context) => {
+    const args = await withFolders(named, context);
+    await useDevice(args.device, args.threads);
     const data = await prepareData(args.ckpt, dataOf(args));
     const { modelType, shape } = data.architecture;
     const settings = { ...defaultSettings(modelType, shape).route, ...settingsOf(args).route };
@@ -95,8 +99,9 @@ export const calibrateCommand = defineCommand(
     positionals: [checkpointArgument],
     options: [...dataOptions, denseOption, outOption, ...calibrateOptions, ...stageOptions],
   },
-  async (args, context: Context) => {
-    await useDevice(args.device);
+  async (named, context: Context) => {
+    const args = await withFolders(named, context);
+    await useDevice(args.device, args.threads);
     const data = await prepareData(args.ckpt, dataOf(args));
     const batches = { hash: data.dataset.hash, batches: data.batches({ batchSize: 1, steps: 1 }) };
     const record = await withProgress(args, context, (options) =>

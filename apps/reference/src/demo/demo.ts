@@ -1,10 +1,10 @@
-import { mkdir, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Random } from '@d2dmoe/core';
 import { Adam } from '@d2dmoe/kernels';
 import { initModel } from '@d2dmoe/models';
 import { saveModel } from '@d2dmoe/models/node';
-import { writeFileAtomic } from '@d2dmoe/safetensors/node';
+import { makeFolder, writeFileAtomic } from '@d2dmoe/safetensors/node';
 import { type Conversion, convert, type ConvertOptions } from '../convert.js';
 import { learningRateAt } from '../stages/learning-rate.js';
 import { prepareData } from '../stages/prepare.js';
@@ -25,6 +25,8 @@ const imageSize = 16;
 /** A small ViT for the demo's images, in the fields of a Hugging Face config.json. */
 const config = {
   architectures: ['ViTForImageClassification'],
+  // As saving writes it, so that the file's bytes, which the stages hash, are the same before and after training.
+  dtype: 'float32',
   model_type: 'vit',
   hidden_size: 64,
   num_hidden_layers: 3,
@@ -70,7 +72,7 @@ export async function demo(options: DemoOptions): Promise<DemoResult> {
   const dense = join(options.output, 'dense');
   const random = new Random(options.seed);
   if (!(await stat(images).catch(() => undefined))) {
-    await mkdir(options.output, { recursive: true });
+    await makeFolder(options.output);
     await writeShapes(images, {
       train: 6000,
       validation: 1000,
@@ -97,7 +99,7 @@ async function trainDense(
   random: Random,
 ): Promise<void> {
   const { output } = options;
-  await mkdir(output, { recursive: true });
+  await makeFolder(output);
   const json = (value: unknown) => `${JSON.stringify(value, undefined, 2)}\n`;
   await writeFileAtomic(join(output, 'config.json'), json(config));
   await writeFileAtomic(join(output, 'preprocessor_config.json'), json(preprocessor));

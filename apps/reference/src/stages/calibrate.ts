@@ -2,7 +2,10 @@ import {
   cheapestWithin,
   type CurvePoint,
   curveToJson,
+  type DenseEvaluation,
   evaluateDense,
+  type EvaluationBatches,
+  type EvaluationOptions,
   sweep,
 } from '@d2dmoe/evaluation';
 import { loadModel, saveModel } from '@d2dmoe/models/node';
@@ -10,7 +13,14 @@ import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import { basename, join } from 'node:path';
 import type { Batches } from '../batches/batches.js';
-import { hashCheckpoint, runStage, type StageOptions, type StageRecord } from './stage.js';
+import { routedSites } from './sites.js';
+import {
+  hashCheckpoint,
+  requireOwnOutput,
+  runStage,
+  type StageOptions,
+  type StageRecord,
+} from './stage.js';
 
 /** Settings of {@link calibrate}. */
 export interface CalibrateSettings {
@@ -35,6 +45,8 @@ export async function calibrate(
   data: { batches: Batches; hash: string },
   settings: CalibrateSettings,
 ): Promise<StageRecord> {
+  await requireOwnOutput(options.input, options.output);
+  await routedSites(options.input);
   const inputs = {
     checkpoint: await hashCheckpoint(options.input),
     dense: await hashCheckpoint(dense),
@@ -52,14 +64,18 @@ export async function calibrate(
         ...(signal && { signal }),
       };
       const batches = () => data.batches.evaluation('validation', settings.samples);
-      const denseModel = await loadModel(dense);
-      const reference = await evaluateDense(denseModel, batches(), reporting);
-      denseModel.dispose();
+      const reference = await evaluateFolder(dense, batches(), reporting);
       const model = await loadModel(options.input);
       try {
         const points = await sweep({ model, batches, taus: settings.taus, ...reporting });
         const kept = cheapestWithin(points, { keep: settings.keep, dense: reference.score });
         const chosen = kept ?? best(points);
+        const figures = {
+          tau: chosen.tau as number,
+          [chosen.score.name]: chosen.score.value,
+          cost: chosen.cost,
+        };
+        onProgress?.({ status: 'progress', name: 'calibrate', progress: 100, metrics: figures });
         const converted = model.config['d2dmoe'] as Record<string, unknown>;
         model.config['d2dmoe'] = { ...converted, tau: chosen.tau };
         await saveModel(model, options.output, { copyFrom: options.input });
@@ -75,11 +91,9 @@ export async function calibrate(
         );
         return [
           {
-            tau: chosen.tau as number,
+            ...figures,
             reached: kept ? 'yes' : 'no',
             [`dense ${reference.score.name}`]: reference.score.value,
-            [chosen.score.name]: chosen.score.value,
-            cost: chosen.cost,
           },
         ];
       } finally {
@@ -94,6 +108,20 @@ function best(points: readonly CurvePoint[]): CurvePoint {
     a.score.higherIsBetter ? b.score.value - a.score.value : a.score.value - b.score.value,
   );
   return first as CurvePoint;
+}
+
+/** The score of a dense checkpoint folder. */
+export async function evaluateFolder(
+  directory: string,
+  batches: EvaluationBatches,
+  reporting: EvaluationOptions,
+): Promise<DenseEvaluation> {
+  const model = await loadModel(directory);
+  try {
+    return await evaluateDense(model, batches, reporting);
+  } finally {
+    model.dispose();
+  }
 }
 
 /** Passes events on under another name. */

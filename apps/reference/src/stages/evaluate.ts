@@ -1,18 +1,22 @@
 import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { type CurveJson, curveToJson, evaluateDense, sweep } from '@d2dmoe/evaluation';
-import type { SelectionRule } from '@d2dmoe/kernels';
+import { type CurveJson, curveToJson, sweep } from '@d2dmoe/evaluation';
+import type { ExpertStorage, SelectionRule } from '@d2dmoe/kernels';
+import { packModel } from '@d2dmoe/models';
 import { loadModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
-import { renamed } from './calibrate.js';
+import { evaluateFolder, renamed } from './calibrate.js';
+import { routedSites } from './sites.js';
 import { hashCheckpoint, runStage, type StageOptions, type StageRecord } from './stage.js';
 
 /** Settings of {@link evaluateCurve}. */
 export interface EvaluateSettings {
   /** One point of the curve each. */
   rules: readonly SelectionRule[];
+  /** How experts are kept in memory; float32 by default. */
+  storage?: ExpertStorage;
   /** At most this many test samples, drawn by seed. */
   samples?: number;
 }
@@ -29,6 +33,7 @@ export async function evaluateCurve(
   data: { batches: Batches; hash: string },
   settings: EvaluateSettings,
 ): Promise<{ record: StageRecord; curve: CurveJson }> {
+  await routedSites(options.input);
   const inputs = {
     checkpoint: await hashCheckpoint(options.input),
     dense: await hashCheckpoint(dense),
@@ -47,11 +52,10 @@ export async function evaluateCurve(
         ...(signal && { signal }),
       };
       const batches = () => data.batches.evaluation('test', settings.samples);
-      const denseModel = await loadModel(dense);
-      const reference = await evaluateDense(denseModel, batches(), reporting);
-      denseModel.dispose();
+      const reference = await evaluateFolder(dense, batches(), reporting);
       const model = await loadModel(options.input);
       try {
+        packModel(model, { storage: settings.storage ?? 'float32' });
         const points = await sweep({ model, batches, rules: settings.rules, ...reporting });
         const curve = curveToJson({
           name: basename(options.input),

@@ -1,4 +1,5 @@
-import { rm, stat } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { openSafetensors } from '@d2dmoe/safetensors';
 import { fileSource, writeSafetensors } from '@d2dmoe/safetensors/node';
@@ -82,7 +83,13 @@ export class Resume {
     this.#saved = Date.now();
   }
 
-  async remove(): Promise<void> {
-    await rm(this.#path, { force: true });
+  /** Removes the state, and what a killed run had begun to write of it. */
+  static async remove(path: string): Promise<void> {
+    const folder = dirname(path);
+    const unfinished = (await readdir(folder)).filter(
+      (name) => name.startsWith(`.${basename(path)}.`) && name.endsWith('.tmp'),
+    );
+    for (const name of [basename(path), ...unfinished])
+      await rm(join(folder, name), { force: true });
   }
 }

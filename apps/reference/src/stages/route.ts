@@ -1,5 +1,5 @@
-import { D2DMoEError, Random } from '@d2dmoe/core';
-import { contributionNorms, type PackedExperts, packExperts } from '@d2dmoe/kernels';
+import { Random } from '@d2dmoe/core';
+import { contributionNorms } from '@d2dmoe/kernels';
 import type { Model, Site } from '@d2dmoe/models';
 import { loadModel, saveModel } from '@d2dmoe/models/node';
 import {
@@ -11,7 +11,14 @@ import {
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches, LabelledBatch } from '../batches/batches.js';
 import { runSteps } from './run-steps.js';
-import { hashCheckpoint, runStage, type StageOptions, type StageRecord } from './stage.js';
+import { splitSites } from './sites.js';
+import {
+  hashCheckpoint,
+  requireOwnOutput,
+  runStage,
+  type StageOptions,
+  type StageRecord,
+} from './stage.js';
 
 /** Settings of {@link route}. */
 export interface RouteSettings {
@@ -31,6 +38,8 @@ export async function route(
   data: { batches: Batches; hash: string },
   settings: RouteSettings,
 ): Promise<StageRecord> {
+  await requireOwnOutput(options.input, options.output);
+  const sites = await splitSites(options.input);
   const inputs = { checkpoint: await hashCheckpoint(options.input), data: data.hash };
   return runStage(
     'route',
@@ -39,18 +48,17 @@ export async function route(
     { ...settings, device: tf.getBackend() },
     async (resume) => {
       const model = await loadModel(options.input);
-      const sites = convertedSites(model, options.input);
       const random = new Random(options.seed).fork('routers');
       const routers = new Map<string, TrainableRouter>();
-      const experts = new Map<string, PackedExperts>();
-      for (const { site, expertSize } of sites) {
+      const experts = new Map<string, Experts>();
+      for (const { site, entry } of sites) {
         const { dIn, hidden, name } = site;
-        const count = hidden / expertSize;
+        const count = hidden / entry.expert_size;
         routers.set(
           name,
           createRouter({ dIn, width: settings.width, experts: count, random: random.fork(name) }),
         );
-        experts.set(name, keepAll(packExperts(model.weights(site), expertSize)));
+        experts.set(name, { down: keepDown(model, site), expertSize: entry.expert_size });
       }
       const { steps, learningRate } = settings;
       const trainer = new RouterTrainer({ routers, learningRate, steps });
@@ -80,15 +88,16 @@ export async function route(
           format_version: 1,
           tau: 0,
           sites: Object.fromEntries(
-            sites.map(({ site, expertSize }) => [
+            sites.map(({ site, entry }) => [
               site.name,
-              { expert_size: expertSize, router_width: settings.width },
+              { expert_size: entry.expert_size, router_width: settings.width },
             ]),
           ),
         };
         await saveModel(model, options.output, { copyFrom: options.input });
         return metrics;
       } finally {
+        for (const { down } of experts.values()) down.dispose();
         trainer.dispose();
         model.dispose();
       }
@@ -96,32 +105,24 @@ export async function route(
   );
 }
 
-/** The sites that the split stage has cut into experts. */
-function convertedSites(model: Model, input: string): { site: Site; expertSize: number }[] {
-  const converted = model.config['d2dmoe'] as
-    | { sites: Record<string, { expert_size: number }> }
-    | undefined;
-  const sites = model.sites.flatMap((site) => {
-    const entry = converted?.sites[site.name];
-    return entry ? [{ site, expertSize: entry.expert_size }] : [];
-  });
-  if (sites.length > 0) return sites;
-  throw new D2DMoEError(
-    'NOT_SPLIT',
-    `The checkpoint ${input} has no experts: run d2dmoe split on it before routers are trained.`,
-  );
+/** What the norms of a layer's experts are computed from. */
+interface Experts {
+  /** [hidden, dOut] */
+  down: tf.Tensor2D;
+  /** Neurons per expert. */
+  expertSize: number;
 }
 
-function keepAll(experts: PackedExperts): PackedExperts {
-  for (const value of Object.values(experts)) if (value instanceof tf.Tensor) tf.keep(value);
-  return experts;
+/** A copy of an FFN's down projection, neuron-major. */
+function keepDown(model: Model, site: Site): tf.Tensor2D {
+  return tf.tidy(() => tf.keep(tf.clone(model.weights(site).down)));
 }
 
 /** Runs the model densely and returns each site's inputs and its experts' output norms, padding left out. */
 function record(
   model: Model,
   { batch, rows }: LabelledBatch,
-  experts: ReadonlyMap<string, PackedExperts>,
+  experts: ReadonlyMap<string, Experts>,
 ): Map<string, RouterSample> {
   const samples = new Map<string, RouterSample>();
   tf.tidy(() => {
@@ -129,11 +130,11 @@ function record(
     const tokens = (x: tf.Tensor2D) => (index ? tf.gather(x, index) : tf.clone(x));
     model.forward(batch, {
       tap: ({ name }, { input, hidden }) => {
-        const packed = experts.get(name);
-        if (packed === undefined || hidden === undefined) return;
+        const layer = experts.get(name);
+        if (layer === undefined || hidden === undefined) return;
         samples.set(name, {
           input: tf.keep(tokens(input)),
-          target: tf.keep(contributionNorms(tokens(hidden), packed)),
+          target: tf.keep(contributionNorms(tokens(hidden), layer.down, layer.expertSize)),
         });
       },
     });

@@ -5,7 +5,13 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
 import { learningRateAt } from './learning-rate.js';
 import { runSteps } from './run-steps.js';
-import { hashCheckpoint, runStage, type StageOptions, type StageRecord } from './stage.js';
+import {
+  hashCheckpoint,
+  requireOwnOutput,
+  runStage,
+  type StageOptions,
+  type StageRecord,
+} from './stage.js';
 import { restoreTraining, trainStep } from './train-step.js';
 
 /** Settings of {@link sparsify}. */
@@ -29,6 +35,7 @@ export async function sparsify(
   data: { batches: Batches; hash: string },
   settings: SparsifySettings,
 ): Promise<StageRecord> {
+  await requireOwnOutput(options.input, options.output);
   const inputs = { checkpoint: await hashCheckpoint(options.input), data: data.hash };
   return runStage(
     'sparsify',

@@ -1,11 +1,12 @@
-import { balancedKMeans } from '@d2dmoe/clustering';
+import { balancedKMeans, expertCount } from '@d2dmoe/clustering';
 import { Random } from '@d2dmoe/core';
-import type { Model, Site } from '@d2dmoe/models';
-import { loadModel, saveModel } from '@d2dmoe/models/node';
+import { type Model, readArchitecture, type Site } from '@d2dmoe/models';
+import { loadModel, readConfig, saveModel } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Resume } from './resume.js';
 import {
   hashCheckpoint,
+  requireOwnOutput,
   type Metrics,
   runStage,
   type StageOptions,
@@ -23,6 +24,9 @@ export interface SplitSettings {
  * the gate for a GLU) and reordered so that an expert's neurons are neighbours. The dense function is unchanged.
  */
 export async function split(options: StageOptions, settings: SplitSettings): Promise<StageRecord> {
+  await requireOwnOutput(options.input, options.output);
+  const { shape } = readArchitecture(await readConfig(options.input));
+  expertCount(shape.hidden, settings.expertSize);
   const inputs = { checkpoint: await hashCheckpoint(options.input) };
   return runStage('split', options, inputs, { ...settings }, async (resume) => {
     const model = await loadModel(options.input);

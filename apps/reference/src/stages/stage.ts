@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, readFile, realpath, rm } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import { D2DMoEError, type ProgressCallback } from '@d2dmoe/core';
-import { writeFileAtomic } from '@d2dmoe/safetensors/node';
+import { checkCheckpoint } from '@d2dmoe/models/node';
+import { makeFolder, writeFileAtomic } from '@d2dmoe/safetensors/node';
 import { Resume } from './resume.js';
 
 /** What every stage takes besides its own settings. */
@@ -39,20 +40,15 @@ export interface StageRecord {
 
 const recordFile = (stage: string) => `${stage}.stage.json`;
 
-/** sha256 of a checkpoint folder's config and weights. */
+/**
+ * sha256 of a checkpoint folder's config and weights, once all that can be wrong with config and headers is ruled out.
+ *
+ * @throws D2DMoEError as loadModel
+ */
 export async function hashCheckpoint(directory: string): Promise<string> {
+  await checkCheckpoint(directory);
   const hash = createHash('sha256');
-  let files: string[];
-  try {
-    files = await readdir(directory);
-  } catch (error) {
-    throw new D2DMoEError(
-      'CHECKPOINT_NOT_FOUND',
-      `There is no checkpoint folder ${directory}: it needs a config.json and a model.safetensors.`,
-      { cause: error },
-    );
-  }
-  const parts = files.filter(
+  const parts = (await readdir(directory)).filter(
     (name) => name === 'config.json' || /^model.*\.safetensors$/.test(name),
   );
   for (const name of parts.sort()) {
@@ -60,6 +56,18 @@ export async function hashCheckpoint(directory: string): Promise<string> {
     for await (const chunk of createReadStream(join(directory, name))) hash.update(chunk as Buffer);
   }
   return hash.digest('hex');
+}
+
+/**
+ * @throws D2DMoEError `OUTPUT_IS_INPUT` where the checkpoint that is read would be written over
+ */
+export async function requireOwnOutput(input: string, output: string): Promise<void> {
+  const real = (path: string) => realpath(path).catch(() => resolve(path));
+  if ((await real(input)) !== (await real(output))) return;
+  throw new D2DMoEError(
+    'OUTPUT_IS_INPUT',
+    `The output folder ${output} is the checkpoint itself, which would be lost; choose another one.`,
+  );
 }
 
 /** A stage's record in a folder, or undefined where there is none that can be read. */
@@ -90,19 +98,18 @@ export async function runStage(
   const { output, seed, onProgress } = options;
   const identity = { format_version: 1 as const, stage: name, inputs, settings, seed };
   const key = createHash('sha256').update(JSON.stringify(identity)).digest('hex');
+  const resumeFile = join(output, `${name}.resume.safetensors`);
   const existing = await readRecord(output, name);
   if (existing?.key === key) {
+    // A run that was killed right after its record appeared has left it.
+    await Resume.remove(resumeFile);
     onProgress?.({ status: 'skip', name });
     return existing;
   }
-  await mkdir(output, { recursive: true });
+  await makeFolder(output);
   await rm(join(output, recordFile(name)), { force: true });
-  const resume = await Resume.open(
-    join(output, `${name}.resume.safetensors`),
-    key,
-    options.saveEvery ?? 30,
-  );
-  onProgress?.({ status: 'initiate', name });
+  const resume = await Resume.open(resumeFile, key, options.saveEvery ?? 30);
+  onProgress?.({ status: 'initiate', name, ...(resume.steps > 0 && { step: resume.steps }) });
   const started = Date.now();
   const metrics = await work(resume);
   const seconds = resume.secondsBefore + (Date.now() - started) / 1000;
@@ -111,7 +118,7 @@ export async function runStage(
     join(output, recordFile(name)),
     `${JSON.stringify(record, undefined, 2)}\n`,
   );
-  await resume.remove();
+  await Resume.remove(resumeFile);
   onProgress?.({ status: 'done', name });
   return record;
 }

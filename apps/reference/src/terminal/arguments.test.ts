@@ -53,6 +53,29 @@ async function usageOf(work: () => unknown): Promise<string> {
   return error.message;
 }
 
+test('a variadic argument takes all that are left, at least one', async () => {
+  const spec = {
+    name: 'classify',
+    summary: 'Classify',
+    positionals: [
+      { name: 'CKPT', description: 'the checkpoint folder' },
+      { name: 'INPUT', description: 'what to classify', variadic: true },
+    ],
+    options: [{ flag: 'json', type: 'string', description: 'the file to write' }],
+  } as const;
+  const args = parseArguments(spec, ['model', 'a', '--json', 'out', 'b c', '--', '-d']);
+  expect(args).toEqual({ ckpt: 'model', input: ['a', 'b c', '-d'], json: 'out' });
+  expectTypeOf(args.input).toEqualTypeOf<string[]>();
+  expect(await usageOf(() => parseArguments(spec, ['model']))).toContain('classify needs INPUT');
+  let help = '';
+  const command = defineCommand(spec, async () => {});
+  const program = { name: 'd2dmoe', summary: '', commands: [command] };
+  await runProgram(program, ['classify', '--help'], undefined, (text) => {
+    help = text;
+  });
+  expect(help).toContain('Usage: d2dmoe classify CKPT INPUT… [options]');
+});
+
 test('values are converted, and what is not given has its default', () => {
   expect(parse('model', '--out', 'moe', '--tau=0.25', '--steps', '1e3', '--force')).toEqual({
     ckpt: 'model',

@@ -10,6 +10,8 @@ export interface PositionalSpec {
   readonly description: string;
   /** Whether it may be left out; only the last ones may. */
   readonly optional?: boolean;
+  /** Whether it takes all arguments that are left, as an array; only the last one may. */
+  readonly variadic?: boolean;
 }
 
 interface OptionBase {
@@ -105,9 +107,11 @@ export type OptionValues<C extends CommandSpec> = {
 
 /** The positional arguments of a command by camel-case name. */
 export type PositionalValues<C extends CommandSpec> = {
-  [P in C['positionals'][number] as CamelCase<Lowercase<P['name']>>]: P extends { optional: true }
-    ? string | undefined
-    : string;
+  [P in C['positionals'][number] as CamelCase<Lowercase<P['name']>>]: P extends { variadic: true }
+    ? string[]
+    : P extends { optional: true }
+      ? string | undefined
+      : string;
 };
 
 /** What the user gave to a command, checked and converted. */
@@ -229,19 +233,22 @@ export function parseArguments<const C extends CommandSpec>(
   return { ...readPositionals(spec, positionals), ...values } as ArgumentsOf<C>;
 }
 
-function readPositionals(spec: CommandSpec, given: string[]): Record<string, string | undefined> {
-  const extra = given[spec.positionals.length];
+function readPositionals(
+  spec: CommandSpec,
+  given: string[],
+): Record<string, string | string[] | undefined> {
+  const extra = spec.positionals.at(-1)?.variadic ? undefined : given[spec.positionals.length];
   if (extra !== undefined) {
     const names = spec.positionals.map(({ name }) => name).join(' ') || 'options';
     throw usage(`unexpected argument "${extra}": ${spec.name} takes only ${names}.`);
   }
-  const entries = spec.positionals.map(({ name, description, optional }, i) => {
+  const entries = spec.positionals.map(({ name, description, optional, variadic }, i) => {
     if (given[i] === undefined && !optional) {
       throw usage(`${spec.name} needs ${name}: ${description}.`);
     }
-    return [camelCase(name.toLowerCase()), given[i]];
+    return [camelCase(name.toLowerCase()), variadic ? given.slice(i) : given[i]];
   });
-  return Object.fromEntries(entries) as Record<string, string | undefined>;
+  return Object.fromEntries(entries) as Record<string, string | string[] | undefined>;
 }
 
 /** The value of an option that was given as `--flag value`, `--flag=value` (`inline`) or `--flag`. */

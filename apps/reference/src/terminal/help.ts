@@ -23,9 +23,10 @@ export function commandHelp(program: string, command: CommandSpec): string {
   const usage = [
     program,
     name,
-    ...positionals.map((positional) =>
-      positional.optional ? `[${positional.name}]` : positional.name,
-    ),
+    ...positionals.map(({ name, optional, variadic }) => {
+      const shown = variadic ? `${name}…` : name;
+      return optional ? `[${shown}]` : shown;
+    }),
     ...options.filter((option) => option.required).map(optionSyntax),
     '[options]',
   ];

@@ -104,7 +104,7 @@ test.each(['SIGINT', 'SIGTERM'] as const)(
     process.kill(process.pid, name);
     await running;
     expect(printed).toBe(
-      'stopping at a resumable point; press Ctrl-C again to quit now\n' +
+      'stopping; press Ctrl-C again to quit now\n' +
         'stopped; run the same command again to go on from here.\n',
     );
     expect(exit.mock.calls).toEqual([[130]]);

@@ -7,16 +7,23 @@ const sameInterrupt = 300;
 /** The exit code of a program that SIGINT ended, as shells report it. */
 const interruptedExit = 130;
 /** Codes of errors that are no fault of the command line or its input. */
-const failedRun = new Set(['DISK_FULL', 'WRITE_FAILED']);
+const failedRun = new Set([
+  'DISK_FULL',
+  'WRITE_FAILED',
+  'HUB_UNREACHABLE',
+  'HUB_RATE_LIMITED',
+  'HUB_FILE_CORRUPT',
+  'HUB_FAILED',
+]);
 
 /**
  * Runs a whole command and turns how it ends into what the user sees.
  *
  * The first Ctrl-C (or SIGTERM) aborts the signal with a D2DMoEError `INTERRUPTED` as its reason, so that the work can
  * stop at a resumable point; a second one quits at once. An error becomes one line on standard error and an exit code:
- * 2 for a D2DMoEError, which tells of wrong usage or input; 130 for `INTERRUPTED`; 1 for `DISK_FULL`, `WRITE_FAILED`
- * and whatever is not a D2DMoEError. A stack trace is shown where `D2DMOE_DEBUG=1` asks for it. A reader of the output
- * that goes away (`| head`) does not end the work.
+ * 2 for a D2DMoEError, which tells of wrong usage or input; 130 for `INTERRUPTED`; 1 for a full disk, a hub that does
+ * not work, and whatever is not a D2DMoEError. A stack trace is shown where `D2DMOE_DEBUG=1` asks for it. A reader of
+ * the output that goes away (`| head`) does not end the work.
  *
  * @param main The work. It resolves on success; then this resolves too, and the process ends when nothing is left to
  *   do.
@@ -28,10 +35,10 @@ export async function runCommand(main: (signal: AbortSignal) => Promise<void>): 
     const now = performance.now();
     if (firstInterrupt === undefined) {
       firstInterrupt = now;
-      printLine(process.stderr, 'stopping at a resumable point; press Ctrl-C again to quit now');
       controller.abort(
         new D2DMoEError('INTERRUPTED', 'stopped; run the same command again to go on from here.'),
       );
+      printLine(process.stderr, 'stopping; press Ctrl-C again to quit now');
     } else if (now - firstInterrupt > sameInterrupt) {
       process.exit(interruptedExit);
     }

@@ -11,5 +11,5 @@ import { useWasm } from '../node.js';
 export const backends: [name: string, use: () => Promise<unknown>][] = [
   ['cpu', () => tf.setBackend('cpu')],
   ['wasm as tfjs ships it', () => tf.setBackend('wasm')],
-  ['wasm with this package’s kernels', useWasm],
+  ['wasm with this package’s kernels', () => useWasm()],
 ];

@@ -54,8 +54,8 @@ export function randomSelection(pairs: number, seed: number): Uint8Array {
   return Uint8Array.from({ length: pairs }, () => random.integer(2));
 }
 
-/** The same experts as tensors of the current backend. */
-export function packedTensors(ffn: ReferenceExperts): PackedExperts {
+/** The FFN's weights as tensors of the current backend. */
+export function weightsOf(ffn: ReferenceExperts): FeedForwardWeights {
   const { dIn, dOut, experts, expertSize, activation } = ffn;
   const hidden = experts * expertSize;
   const weights: FeedForwardWeights = {
@@ -67,7 +67,23 @@ export function packedTensors(ffn: ReferenceExperts): PackedExperts {
   if (ffn.upBias) weights.upBias = tf.tensor1d(Float32Array.from(ffn.upBias));
   if (ffn.gateBias) weights.gateBias = tf.tensor1d(Float32Array.from(ffn.gateBias));
   if (ffn.downBias) weights.downBias = tf.tensor1d(Float32Array.from(ffn.downBias));
-  return packExperts(weights, expertSize);
+  return weights;
+}
+
+/** Runs `use` with the FFN's experts packed for the current backend, in a tf.tidy, and frees all. */
+export function withExperts<T extends tf.TensorContainer | void>(
+  ffn: ReferenceExperts,
+  use: (experts: PackedExperts, weights: FeedForwardWeights) => T,
+): T {
+  return tf.tidy(() => {
+    const weights = weightsOf(ffn);
+    const experts = packExperts(weights, ffn.expertSize);
+    try {
+      return use(experts, weights);
+    } finally {
+      experts.dispose();
+    }
+  });
 }
 
 /** float32 [rows, columns] */

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { WasmContext } from './module.js';
+import { partsFor } from './parts.js';
 
 interface MatMulAttributes {
   transposeA: boolean;
@@ -13,7 +14,7 @@ interface FusedAttributes extends MatMulAttributes {
 
 /** Multiplies batches of matrices; batch axes broadcast. `bias` is [n] or absent. */
 function multiply(
-  { backend, kernels, pointer, scratch }: WasmContext,
+  { backend, pool, pointer, scratch }: WasmContext,
   a: tf.TensorInfo,
   b: tf.TensorInfo,
   { transposeA, transposeB }: MatMulAttributes,
@@ -38,31 +39,48 @@ function multiply(
   const bPointer = pointer(b);
   const cPointer = pointer(out);
   const biasPointer = bias === undefined ? 0 : pointer(bias);
-  const aOffsets = batchOffsets(batchA, batch);
-  const bOffsets = batchOffsets(batchB, batch);
-  for (let i = 0; i < products; i++) {
-    kernels.gemm(
-      aPointer + aOffsets(i) * m * k * 4,
-      bPointer + bOffsets(i) * k * n * 4,
-      cPointer + i * m * n * 4,
-      biasPointer,
-      m,
-      n,
-      k,
-      transposeA ? 1 : 0,
-      transposeB ? 1 : 0,
-      relu ? 1 : 0,
-      scratch,
+  const run = (
+    count: number,
+    aFirst: number,
+    aStep: number,
+    bFirst: number,
+    bStep: number,
+    first: number,
+  ) =>
+    pool.run(
+      'matMul',
+      [
+        aPointer + aFirst * m * k * 4,
+        bPointer + bFirst * k * n * 4,
+        cPointer + first * m * n * 4,
+        biasPointer,
+        count,
+        aStep * m * k,
+        bStep * k * n,
+        m,
+        n,
+        k,
+        transposeA ? 1 : 0,
+        transposeB ? 1 : 0,
+        relu ? 1 : 0,
+        scratch,
+      ],
+      partsFor(count * m * n * k, pool.threads),
     );
+  const aSize = tf.util.sizeFromShape(batchA);
+  const bSize = tf.util.sizeFromShape(batchB);
+  if ((aSize === 1 || aSize === products) && (bSize === 1 || bSize === products)) {
+    run(products, 0, aSize === 1 ? 0 : 1, 0, bSize === 1 ? 0 : 1, 0);
+  } else {
+    const aOffset = batchOffsets(batchA, batch);
+    const bOffset = batchOffsets(batchB, batch);
+    for (let i = 0; i < products; i++) run(1, aOffset(i), 0, bOffset(i), 0, i);
   }
   return out;
 }
 
 /** Which matrix of an operand with batch axes `from` belongs to product i of the broadcast batch axes `to`. */
 function batchOffsets(from: number[], to: number[]): (i: number) => number {
-  const size = tf.util.sizeFromShape(from);
-  if (size === 1) return () => 0;
-  if (size === tf.util.sizeFromShape(to)) return (i) => i;
   const padded = [...Array.from({ length: to.length - from.length }, () => 1), ...from];
   const strides = tf.util.computeStrides([...padded, 1]);
   return (i) => {

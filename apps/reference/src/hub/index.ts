@@ -1,0 +1,2 @@
+export { resolveCheckpoint, resolveDataset } from './resolve.js';
+export type { ResolveOptions } from './resolve.js';

@@ -1,0 +1,102 @@
+import { D2DMoEError } from '@d2dmoe/core';
+import type { Score } from '../score.js';
+import { between, type Thresholds } from './thresholds.js';
+
+/** What a user asks for: a relative total cost, or a share of the dense score (a loss may grow by 1 − keep). */
+export type BudgetTarget = { cost: number } | { keep: number };
+
+/** Thresholds with what they gave on the calibration data. */
+export interface MeasuredThresholds {
+  thresholds: Thresholds;
+  score: Score;
+  /** Total cost relative to the dense model. */
+  cost: number;
+}
+
+/** How near a cost has to come to what was asked for, relative to it. */
+const tolerance = 0.004;
+/** Halvings of the interval between two neighbours of the path. */
+const halvings = 8;
+
+/**
+ * The point of a path of thresholds that meets a target: for a cost, the one whose cost is nearest to it; for a share
+ * of the score, the cheapest that keeps it. Between two neighbours of the path the thresholds are interpolated and
+ * measured again.
+ *
+ * @param path measured, cheapest last
+ * @param dense the dense model's score on the same data
+ * @throws D2DMoEError `BUDGET_UNREACHABLE`, saying what can be reached
+ */
+export async function resolveBudget(
+  path: readonly MeasuredThresholds[],
+  target: BudgetTarget,
+  dense: Score,
+  measure: (thresholds: Thresholds) => Promise<MeasuredThresholds>,
+): Promise<MeasuredThresholds> {
+  return 'cost' in target
+    ? resolveCost(path, target.cost, measure)
+    : resolveKeep(path, target.keep, dense, measure);
+}
+
+async function resolveCost(
+  path: readonly MeasuredThresholds[],
+  cost: number,
+  measure: (thresholds: Thresholds) => Promise<MeasuredThresholds>,
+): Promise<MeasuredThresholds> {
+  const first = path[0] as MeasuredThresholds;
+  const last = path.at(-1) as MeasuredThresholds;
+  // More than all experts cost is always met by running all of them.
+  if (cost >= first.cost) return first;
+  if (cost < last.cost * (1 - tolerance)) {
+    throw new D2DMoEError(
+      'BUDGET_UNREACHABLE',
+      `A cost of ${cost} cannot be reached: this model's cheapest thresholds cost ${last.cost.toFixed(3)} of the dense model.`,
+    );
+  }
+  const index = path.findIndex((point) => point.cost <= cost);
+  if (index < 1) return last;
+  let left = path[index - 1] as MeasuredThresholds;
+  let right = path[index] as MeasuredThresholds;
+  for (let i = 0; i < halvings; i++) {
+    const nearest = cost - right.cost < left.cost - cost ? right : left;
+    if (Math.abs(nearest.cost - cost) <= tolerance * cost) return nearest;
+    const middle = await measure(between(left.thresholds, right.thresholds, 0.5));
+    if (middle.cost > cost) left = middle;
+    else right = middle;
+  }
+  return cost - right.cost < left.cost - cost ? right : left;
+}
+
+/** Refinements of a score are few: scores of neighbours differ by less than their noise. */
+const scoreHalvings = 3;
+
+async function resolveKeep(
+  path: readonly MeasuredThresholds[],
+  keep: number,
+  dense: Score,
+  measure: (thresholds: Thresholds) => Promise<MeasuredThresholds>,
+): Promise<MeasuredThresholds> {
+  const bound = dense.higherIsBetter ? keep * dense.value : (2 - keep) * dense.value;
+  const isKept = ({ score }: MeasuredThresholds) =>
+    dense.higherIsBetter ? score.value >= bound : score.value <= bound;
+  // The path is left where the score is first missed: a later point that keeps it again does so by chance.
+  const missed = path.findIndex((point) => !isKept(point));
+  if (missed === -1) return path.at(-1) as MeasuredThresholds;
+  if (missed === 0) {
+    const best = [...path].sort((a, b) =>
+      dense.higherIsBetter ? b.score.value - a.score.value : a.score.value - b.score.value,
+    )[0] as MeasuredThresholds;
+    throw new D2DMoEError(
+      'BUDGET_UNREACHABLE',
+      `Keeping ${keep} of the dense ${dense.name} (${bound.toFixed(4)}) cannot be reached: the best thresholds give ${best.score.value.toFixed(4)}.`,
+    );
+  }
+  let left = path[missed - 1] as MeasuredThresholds;
+  let right = path[missed] as MeasuredThresholds;
+  for (let i = 0; i < scoreHalvings; i++) {
+    const middle = await measure(between(left.thresholds, right.thresholds, 0.5));
+    if (isKept(middle)) left = middle;
+    else right = middle;
+  }
+  return left;
+}

@@ -1,0 +1,55 @@
+// The bench: `main.js cpu [options]`. Exit code 0 if every row was measured and every bar holds, 1 if not, 2 for a
+// command line that makes no sense.
+import { timedCases } from './cases.js';
+import { measureMemory, memoryRowName } from './memory.js';
+import { type Options, readOptions, usage } from './options.js';
+import { PeerProcess } from './peer-process.js';
+import { type Report, rowLine, startReport, summaryLine, writeReport } from './report.js';
+import type { Row } from './row.js';
+import { runCase } from './run-case.js';
+
+async function bench(options: Options): Promise<void> {
+  const { filter = '', threads, quick, rounds } = options;
+  const relaxedSimd = await hasRelaxedSimd();
+  const report = startReport({ relaxedSimd, threads, quick });
+  const { cpu, cores, node } = report.machine;
+  console.log(
+    `${cpu}, ${cores} cores, Node ${node.slice(1)}, ${relaxedSimd ? 'with' : 'without'} relaxed SIMD`,
+  );
+  const add = (rows: Row[]) => {
+    report.rows.push(...rows);
+    for (const row of rows) console.log(rowLine(row));
+  };
+  for (const benchCase of timedCases({ relaxedSimd, threads })) {
+    const rows = benchCase.rows.filter(({ name }) => name.includes(filter));
+    if (rows.length === 0) continue;
+    add(await runCase({ ...benchCase, rows }, { rounds, turn: quick ? 15 : 60 }));
+  }
+  if (memoryRowName.includes(filter)) add([await measureMemory(quick ? 1 : 3)]);
+  finish(report, options);
+}
+
+function finish(report: Report, { json, filter }: Options): void {
+  if (report.rows.length === 0) throw new Error(`No row's name contains "${filter}".`);
+  console.log(summaryLine(report.rows));
+  if (json !== undefined) writeReport(json, report);
+  process.exitCode = report.rows.every(({ holds }) => holds) ? 0 : 1;
+}
+
+async function hasRelaxedSimd(): Promise<boolean> {
+  const peer = new PeerProcess('d2dmoe', 1);
+  try {
+    return (await peer.start())['relaxedSimd'] === true;
+  } finally {
+    peer.end();
+  }
+}
+
+let options: Options | undefined;
+try {
+  options = readOptions(process.argv.slice(2));
+} catch (error) {
+  console.error(`error: ${(error as Error).message}\n${usage}`);
+  process.exitCode = 2;
+}
+if (options !== undefined) await bench(options);
