@@ -8,27 +8,28 @@
  * The second and the third do one of several parts of the work. What two parts write never overlaps: they can run at
  * once, with all of the second done before the third begins, and the result's bits do not depend on their number.
  *
- * A tile is 6 rows × 8 columns in 12 registers, and narrower ones take the rows that are left. An expert's rows of x are
- * gathered by the copy that puts them side by side for each k, as the tile reads them; the hidden activations are
- * written that way at once. One row needs no copy and reads its weights once, in the order in which they lie in memory.
+ * A tile is {@link MR} rows × 8 columns in registers, and lower ones take the rows that are left. An expert's rows of x
+ * are gathered by the copy that puts them side by side for each k, as the tile reads them; the hidden activations are
+ * written that way at once. To read x where it lies instead was slower: a tile then needs more addresses than there are
+ * registers. One row needs no copy and reads its weights once, in the order in which they lie in memory.
  *
  * Operations: 2·pairs·expertSize·(dIn + dOut), the first product twice for a gated FFN. Bytes: a selected expert's
  * weights once for every {@link BLOCK_ROWS} of its rows; each of these rows is copied once.
  */
 import { activate } from './activation';
+import { MR } from './gemm';
 import { at, madd } from './simd';
 
 /** Columns of a tile and of a panel. */
 const PANEL: i32 = 8;
-const TILE_ROWS: i32 = 6;
-/** Rows of an expert that are gathered at a time. */
-const BLOCK_ROWS: i32 = 96;
+/** Rows of an expert that are gathered at a time; both products cut them into the same tiles. */
+const BLOCK_ROWS: i32 = 48;
 /** Steps of a product after which the next rows take their turn: a panel's part of that length stays in cache. */
-const DEPTH: i32 = 256;
+const DEPTH: i32 = 384;
 
 /** Floats of scratch that {@link expertHidden} and {@link expertOutput} need for each thread. */
 export function expertScratch(dIn: i32, expertSize: i32, int8: bool): i32 {
-  return BLOCK_ROWS * (dIn + 2 * PANEL) + (int8 ? (max(dIn, expertSize) + 1) * PANEL : 0);
+  return BLOCK_ROWS * (dIn + 2 * PANEL + 2) + (int8 ? (max(dIn, expertSize) + 1) * PANEL : 0);
 }
 
 /**
@@ -71,37 +72,40 @@ export function expertRows(selection: usize, rows: i32, experts: i32, starts: us
 }
 
 /**
- * c (rows × 8) += a·b, a being k × rows and b a panel of k × 8 whose rows are `step` bytes apart. Of a narrower panel
- * the last results are those of whatever lies behind it. `rows` must be a constant.
+ * c += a·b for `height` rows, a being k × height and b a panel of k × 8 whose rows are `step` bytes apart. Of a
+ * narrower panel the last results are those of whatever lies behind it.
+ *
+ * @param height 4 or 6, a constant
+ * @param rows where each row of c lies, less cOffset
  */
 // @ts-ignore: decorator
 @inline
-function tile(rows: i32, a: usize, b: usize, step: usize, k: i32, c: usize): void {
+function tile(height: i32, a: usize, b: usize, step: usize, k: i32, rows: usize, cOffset: usize): void {
+  let c = load<usize>(rows) + cOffset;
   let c00 = v128.load(c);
   let c01 = v128.load(c, 16);
-  let c10 = v128.load(c, 32);
-  let c11 = v128.load(c, 48);
-  let c20 = f32x4.splat(0);
-  let c21 = c20;
-  let c30 = c20;
-  let c31 = c20;
-  let c40 = c20;
-  let c41 = c20;
-  let c50 = c20;
-  let c51 = c20;
-  if (rows > 2) {
-    c20 = v128.load(c, 64);
-    c21 = v128.load(c, 80);
-    c30 = v128.load(c, 96);
-    c31 = v128.load(c, 112);
+  c = load<usize>(rows, 4) + cOffset;
+  let c10 = v128.load(c);
+  let c11 = v128.load(c, 16);
+  c = load<usize>(rows, 8) + cOffset;
+  let c20 = v128.load(c);
+  let c21 = v128.load(c, 16);
+  c = load<usize>(rows, 12) + cOffset;
+  let c30 = v128.load(c);
+  let c31 = v128.load(c, 16);
+  let c40 = c00;
+  let c41 = c00;
+  let c50 = c00;
+  let c51 = c00;
+  if (height > 4) {
+    c = load<usize>(rows, 16) + cOffset;
+    c40 = v128.load(c);
+    c41 = v128.load(c, 16);
+    c = load<usize>(rows, 20) + cOffset;
+    c50 = v128.load(c);
+    c51 = v128.load(c, 16);
   }
-  if (rows > 4) {
-    c40 = v128.load(c, 128);
-    c41 = v128.load(c, 144);
-    c50 = v128.load(c, 160);
-    c51 = v128.load(c, 176);
-  }
-  for (const end = at(a, k * rows); a < end; ) {
+  for (const end = at(a, k * height); a < end; ) {
     const b0 = v128.load(b);
     const b1 = v128.load(b, 16);
     let s = v128.load32_splat(a);
@@ -110,15 +114,13 @@ function tile(rows: i32, a: usize, b: usize, step: usize, k: i32, c: usize): voi
     s = v128.load32_splat(a, 4);
     c10 = madd(s, b0, c10);
     c11 = madd(s, b1, c11);
-    if (rows > 2) {
-      s = v128.load32_splat(a, 8);
-      c20 = madd(s, b0, c20);
-      c21 = madd(s, b1, c21);
-      s = v128.load32_splat(a, 12);
-      c30 = madd(s, b0, c30);
-      c31 = madd(s, b1, c31);
-    }
-    if (rows > 4) {
+    s = v128.load32_splat(a, 8);
+    c20 = madd(s, b0, c20);
+    c21 = madd(s, b1, c21);
+    s = v128.load32_splat(a, 12);
+    c30 = madd(s, b0, c30);
+    c31 = madd(s, b1, c31);
+    if (height > 4) {
       s = v128.load32_splat(a, 16);
       c40 = madd(s, b0, c40);
       c41 = madd(s, b1, c41);
@@ -126,39 +128,39 @@ function tile(rows: i32, a: usize, b: usize, step: usize, k: i32, c: usize): voi
       c50 = madd(s, b0, c50);
       c51 = madd(s, b1, c51);
     }
-    a = at(a, rows);
+    a = at(a, height);
     b += step;
   }
+  c = load<usize>(rows) + cOffset;
   v128.store(c, c00);
   v128.store(c, c01, 16);
-  v128.store(c, c10, 32);
-  v128.store(c, c11, 48);
-  if (rows > 2) {
-    v128.store(c, c20, 64);
-    v128.store(c, c21, 80);
-    v128.store(c, c30, 96);
-    v128.store(c, c31, 112);
-  }
-  if (rows > 4) {
-    v128.store(c, c40, 128);
-    v128.store(c, c41, 144);
-    v128.store(c, c50, 160);
-    v128.store(c, c51, 176);
+  c = load<usize>(rows, 4) + cOffset;
+  v128.store(c, c10);
+  v128.store(c, c11, 16);
+  c = load<usize>(rows, 8) + cOffset;
+  v128.store(c, c20);
+  v128.store(c, c21, 16);
+  c = load<usize>(rows, 12) + cOffset;
+  v128.store(c, c30);
+  v128.store(c, c31, 16);
+  if (height > 4) {
+    c = load<usize>(rows, 16) + cOffset;
+    v128.store(c, c40);
+    v128.store(c, c41, 16);
+    c = load<usize>(rows, 20) + cOffset;
+    v128.store(c, c50);
+    v128.store(c, c51, 16);
   }
 }
 
 // The module exports these, which keeps them functions: inlined into the loop around them they run at half the speed,
 // because the engine then no longer keeps a tile in registers.
-export function tile6(a: usize, b: usize, step: usize, k: i32, c: usize): void {
-  tile(6, a, b, step, k, c);
+export function tile6(a: usize, b: usize, step: usize, k: i32, rows: usize, cOffset: usize): void {
+  tile(6, a, b, step, k, rows, cOffset);
 }
 
-export function tile4(a: usize, b: usize, step: usize, k: i32, c: usize): void {
-  tile(4, a, b, step, k, c);
-}
-
-export function tile2(a: usize, b: usize, step: usize, k: i32, c: usize): void {
-  tile(2, a, b, step, k, c);
+export function tile4(a: usize, b: usize, step: usize, k: i32, rows: usize, cOffset: usize): void {
+  tile(4, a, b, step, k, rows, cOffset);
 }
 
 /** One row: four steps at a time into registers of their own, so that no sum waits for the last. */
@@ -229,11 +231,15 @@ export function rowInt8(a: usize, b: usize, step: usize, k: i32, c: usize): void
   v128.store(c, f32x4.add(c01, c11), 16);
 }
 
-/** How many of the `left` rows the next tile takes: 6, 4, 2 or 1. */
+/**
+ * How many of the `left` rows the next tile takes. Fewer than 4 go one by one: a tile of 2 or 3 has too few sums in
+ * flight to be faster. That is also why 8 and 9 begin with 4.
+ */
 // @ts-ignore: decorator
 @inline
 function tileRows(left: i32): i32 {
-  return left >= TILE_ROWS ? TILE_ROWS : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  if (MR == 6 && left >= 6 && left != 8 && left != 9) return 6;
+  return left >= 4 ? 4 : 1;
 }
 
 /** `count` int8 values as floats, for a panel that several tiles read. */
@@ -247,8 +253,10 @@ function widen(source: usize, count: i32, target: usize): void {
 }
 
 /**
- * c (rows × 8) = a·b for any number of rows, a in tiles one behind another, b a panel of k × columns. An int8 panel is
- * turned into floats in registers for one row, and for more once, ahead, in `wide`.
+ * c += a·b for any number of rows, a in tiles one behind another, b a panel of k × columns. An int8 panel is turned
+ * into floats in registers for one row, and for more once, ahead, in `wide`.
+ *
+ * @param table where each row of c lies, less cOffset
  */
 function multiply(
   a: usize,
@@ -258,9 +266,10 @@ function multiply(
   k: i32,
   int8: bool,
   wide: usize,
-  c: usize,
+  table: usize,
+  cOffset: usize,
 ): void {
-  for (let o: usize = 0, end = <usize>rows << 5; o < end; o += 16) v128.store(c + o, f32x4.splat(0));
+  const c = load<usize>(table) + cOffset;
   if (int8) {
     if (rows == 1) {
       rowInt8(a, b, columns, k, c);
@@ -279,11 +288,10 @@ function multiply(
     for (let first = 0; first < rows; ) {
       const count = tileRows(rows - first);
       const from = at(a, first * k + p * count);
-      const to = at(c, first * PANEL);
-      if (count == 6) tile6(from, b, step, depth, to);
-      else if (count == 4) tile4(from, b, step, depth, to);
-      else if (count == 2) tile2(from, b, step, depth, to);
-      else row(from, b, step, depth, to);
+      const to = at(table, first);
+      if (MR == 6 && count == 6) tile6(from, b, step, depth, to, cOffset);
+      else if (count == 4) tile4(from, b, step, depth, to, cOffset);
+      else row(from, b, step, depth, load<usize>(to) + cOffset);
       first += count;
     }
     b += step * <usize>depth;
@@ -297,37 +305,40 @@ function rowAt(matrix: usize, list: usize, index: i32, width: i32): usize {
   return matrix + ((<usize>i32.load(at(list, index)) * <usize>width) << 2);
 }
 
-/** Copies `count` listed rows of x into tiles, in each of which the values of its rows lie side by side. */
-function gather(x: usize, list: usize, count: i32, d: i32, out: usize): void {
+/**
+ * Copies `columns` columns of `count` rows into tiles of `width` columns, from `column` on: there the values of a
+ * tile's rows lie side by side.
+ *
+ * @param rows where each row lies
+ */
+function toTiles(rows: usize, count: i32, columns: i32, tiles: usize, width: i32, column: i32): void {
   for (let first = 0; first < count; ) {
-    const rows = tileRows(count - first);
-    const step = <usize>rows << 2;
-    let target = out;
-    let r = first;
-    if (rows == 1) memory.copy(out, rowAt(x, list, first, d), <usize>d << 2);
-    if (rows >= 4) {
-      interleave4(
-        rowAt(x, list, r, d),
-        rowAt(x, list, r + 1, d),
-        rowAt(x, list, r + 2, d),
-        rowAt(x, list, r + 3, d),
-        d,
-        target,
-        step,
-      );
-      r += 4;
-      target += 16;
+    const height = tileRows(count - first);
+    const target = at(tiles, first * width + column * height);
+    if (height == 1) {
+      memory.copy(target, load<usize>(rows), <usize>columns << 2);
+    } else {
+      const quads = columns & ~3;
+      if (height == 6) interleave6(rows, quads, target);
+      else interleave4(rows, quads, target);
+      for (let p = quads; p < columns; p++) {
+        for (let r = 0; r < height; r++) {
+          f32.store(at(target, p * height + r), f32.load(at(load<usize>(at(rows, r)), p)));
+        }
+      }
     }
-    if ((rows & 3) == 2) interleave2(rowAt(x, list, r, d), rowAt(x, list, r + 1, d), d, target, step);
-    out = at(out, rows * d);
-    first += rows;
+    rows = at(rows, height);
+    first += height;
   }
 }
 
-function interleave4(x0: usize, x1: usize, x2: usize, x3: usize, d: i32, target: usize, step: usize): void {
-  let p: usize = 0;
-  const end = <usize>d << 2;
-  for (; p + 16 <= end; p += 16) {
+/** Lays the first `columns` columns of 4 rows, a multiple of 4, side by side. */
+function interleave4(rows: usize, columns: i32, target: usize): void {
+  const x0 = load<usize>(rows);
+  const x1 = load<usize>(rows, 4);
+  const x2 = load<usize>(rows, 8);
+  const x3 = load<usize>(rows, 12);
+  for (let p: usize = 0, end = <usize>columns << 2; p < end; p += 16) {
     const a = v128.load(x0 + p);
     const b = v128.load(x1 + p);
     const c = v128.load(x2 + p);
@@ -337,44 +348,41 @@ function interleave4(x0: usize, x1: usize, x2: usize, x3: usize, d: i32, target:
     const AB = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
     const CD = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
     v128.store(target, v128.shuffle<i64>(ab, cd, 0, 2));
-    target += step;
-    v128.store(target, v128.shuffle<i64>(ab, cd, 1, 3));
-    target += step;
-    v128.store(target, v128.shuffle<i64>(AB, CD, 0, 2));
-    target += step;
-    v128.store(target, v128.shuffle<i64>(AB, CD, 1, 3));
-    target += step;
-  }
-  for (; p < end; p += 4) {
-    f32.store(target, f32.load(x0 + p));
-    f32.store(target, f32.load(x1 + p), 4);
-    f32.store(target, f32.load(x2 + p), 8);
-    f32.store(target, f32.load(x3 + p), 12);
-    target += step;
+    v128.store(target, v128.shuffle<i64>(ab, cd, 1, 3), 16);
+    v128.store(target, v128.shuffle<i64>(AB, CD, 0, 2), 32);
+    v128.store(target, v128.shuffle<i64>(AB, CD, 1, 3), 48);
+    target += 64;
   }
 }
 
-function interleave2(x0: usize, x1: usize, d: i32, target: usize, step: usize): void {
-  let p: usize = 0;
-  const end = <usize>d << 2;
-  for (; p + 16 <= end; p += 16) {
+/** The same of 6 rows. */
+function interleave6(rows: usize, columns: i32, target: usize): void {
+  const x0 = load<usize>(rows);
+  const x1 = load<usize>(rows, 4);
+  const x2 = load<usize>(rows, 8);
+  const x3 = load<usize>(rows, 12);
+  const x4 = load<usize>(rows, 16);
+  const x5 = load<usize>(rows, 20);
+  for (let p: usize = 0, end = <usize>columns << 2; p < end; p += 16) {
     const a = v128.load(x0 + p);
     const b = v128.load(x1 + p);
-    const low = v128.shuffle<i32>(a, b, 0, 4, 1, 5);
-    const high = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
-    v128.store64_lane(target, low, 0);
-    target += step;
-    v128.store64_lane(target, low, 1);
-    target += step;
-    v128.store64_lane(target, high, 0);
-    target += step;
-    v128.store64_lane(target, high, 1);
-    target += step;
-  }
-  for (; p < end; p += 4) {
-    f32.store(target, f32.load(x0 + p));
-    f32.store(target, f32.load(x1 + p), 4);
-    target += step;
+    const c = v128.load(x2 + p);
+    const d = v128.load(x3 + p);
+    const e = v128.load(x4 + p);
+    const f = v128.load(x5 + p);
+    const ab = v128.shuffle<i32>(a, b, 0, 4, 1, 5);
+    const cd = v128.shuffle<i32>(c, d, 0, 4, 1, 5);
+    const ef = v128.shuffle<i32>(e, f, 0, 4, 1, 5);
+    const AB = v128.shuffle<i32>(a, b, 2, 6, 3, 7);
+    const CD = v128.shuffle<i32>(c, d, 2, 6, 3, 7);
+    const EF = v128.shuffle<i32>(e, f, 2, 6, 3, 7);
+    v128.store(target, v128.shuffle<i64>(ab, cd, 0, 2));
+    v128.store(target, v128.shuffle<i64>(ef, ab, 0, 3), 16);
+    v128.store(target, v128.shuffle<i64>(cd, ef, 1, 3), 32);
+    v128.store(target, v128.shuffle<i64>(AB, CD, 0, 2), 48);
+    v128.store(target, v128.shuffle<i64>(EF, AB, 0, 3), 64);
+    v128.store(target, v128.shuffle<i64>(CD, EF, 1, 3), 80);
+    target += 96;
   }
 }
 
@@ -383,7 +391,7 @@ function interleave2(x0: usize, x1: usize, d: i32, target: usize, step: usize): 
 @inline
 function panelWork(starts: usize, expert: i32): i32 {
   const pairs = i32.load(at(starts, expert + 1)) - i32.load(at(starts, expert));
-  return pairs == 0 ? 0 : 1 + (pairs + TILE_ROWS - 1) / TILE_ROWS;
+  return pairs == 0 ? 0 : 1 + (pairs + MR - 1) / MR;
 }
 
 /** Which of `panels` panels is the first to begin at `bound` or later, panel i beginning at start + i·each. */
@@ -436,7 +444,10 @@ export function expertHidden(
   const gathered = at(scratch, thread * expertScratch(dIn, expertSize, int8));
   const result = at(gathered, BLOCK_ROWS * dIn);
   const gateResult = at(result, BLOCK_ROWS * PANEL);
-  const wide = at(gateResult, BLOCK_ROWS * PANEL);
+  const xRows = at(gateResult, BLOCK_ROWS * PANEL);
+  const resultRows = at(xRows, BLOCK_ROWS);
+  const wide = at(resultRows, BLOCK_ROWS);
+  for (let i = 0; i < BLOCK_ROWS; i++) store<usize>(at(resultRows, i), at(result, i * PANEL));
   let start: i64 = 0;
   for (let expert = 0; expert < experts; expert++) {
     const each = panelWork(starts, expert);
@@ -449,17 +460,23 @@ export function expertHidden(
     for (let pair = i32.load(at(starts, expert)); pair < end; pair += BLOCK_ROWS) {
       const rows = min(BLOCK_ROWS, end - pair);
       let a = gathered;
-      if (rows == 1) a = rowAt(x, list, pair, dIn);
-      else gather(x, at(list, pair), rows, dIn, a);
+      if (rows == 1) {
+        a = rowAt(x, list, pair, dIn);
+      } else {
+        for (let i = 0; i < rows; i++) store<usize>(at(xRows, i), rowAt(x, list, pair + i, dIn));
+        toTiles(xRows, rows, dIn, a, dIn, 0);
+      }
       for (let panel = from; panel < to; panel++) {
         const column = panel * PANEL;
         const columns = min(PANEL, expertSize - column);
         const neuron = expert * expertSize + column;
         const offset = <usize>neuron * <usize>dIn * size;
-        multiply(a, up + offset, rows, columns, dIn, int8, wide, result);
-        if (gate) multiply(a, gate + offset, rows, columns, dIn, int8, wide, gateResult);
+        memory.fill(result, 0, <usize>rows << 5);
+        if (gate) memory.fill(gateResult, 0, <usize>rows << 5);
+        multiply(a, up + offset, rows, columns, dIn, int8, wide, resultRows, 0);
+        if (gate) multiply(a, gate + offset, rows, columns, dIn, int8, wide, resultRows, gateResult - result);
         applyActivation(result, gate ? gateResult : 0, rows, at(vectors, neuron), neurons, activation);
-        toTiles(result, rows, columns, hidden + ((<usize>pair * <usize>expertSize) << 2), expertSize, column);
+        toTiles(resultRows, rows, columns, at(hidden, pair * expertSize), expertSize, column);
       }
     }
   }
@@ -482,19 +499,6 @@ function applyActivation(z: usize, gate: usize, rows: i32, vectors: usize, neuro
       }
       v128.store(z + o, f32x4.mul(value, downScale));
     }
-  }
-}
-
-/** Writes `columns` columns of z (rows × 8) into tiles of `width` columns, from `column` on. */
-function toTiles(z: usize, rows: i32, columns: i32, tiles: usize, width: i32, column: i32): void {
-  for (let first = 0; first < rows; ) {
-    const count = tileRows(rows - first);
-    const target = at(tiles, first * width + column * count);
-    for (let r = 0; r < count; r++) {
-      for (let j = 0; j < columns; j++) f32.store(at(target, j * count + r), f32.load(at(z, j)));
-      z = at(z, PANEL);
-    }
-    first += count;
   }
 }
 
@@ -527,7 +531,8 @@ export function expertOutput(
 ): void {
   const size: usize = int8 ? 1 : 4;
   const result = at(scratch, thread * expertScratch(dIn, expertSize, int8));
-  const wide = at(result, BLOCK_ROWS * PANEL);
+  const table = at(result, BLOCK_ROWS * PANEL);
+  const wide = at(table, BLOCK_ROWS);
   const panels = (dOut + PANEL - 1) / PANEL;
   const from = ((panels * part) / parts) * PANEL;
   const to = min(dOut, ((panels * (part + 1)) / parts) * PANEL);
@@ -541,16 +546,17 @@ export function expertOutput(
     for (let pair = i32.load(at(starts, expert)); pair < end; pair += BLOCK_ROWS) {
       const count = min(BLOCK_ROWS, end - pair);
       const a = hidden + ((<usize>pair * <usize>expertSize) << 2);
+      for (let i = 0; i < count; i++) store<usize>(at(table, i), rowAt(y, list, pair + i, dOut));
       for (let column = from; column < to; column += PANEL) {
         const columns = min(PANEL, dOut - column);
         const b = down + (<usize>expert * <usize>dOut + <usize>column) * <usize>expertSize * size;
-        if (count == 1 && columns == PANEL) {
-          const target = at(rowAt(y, list, pair, dOut), column);
-          if (int8) rowInt8(a, b, PANEL, expertSize, target);
-          else row(a, b, PANEL << 2, expertSize, target);
+        if (columns == PANEL) {
+          multiply(a, b, count, columns, expertSize, int8, wide, table, <usize>column << 2);
           continue;
         }
-        multiply(a, b, count, columns, expertSize, int8, wide, result);
+        memory.fill(result, 0, <usize>count << 5);
+        for (let i = 0; i < count; i++) store<usize>(at(table, i), at(result, i * PANEL));
+        multiply(a, b, count, columns, expertSize, int8, wide, table, 0);
         for (let i = 0; i < count; i++) {
           accumulate(at(result, i * PANEL), columns, at(rowAt(y, list, pair + i, dOut), column));
         }

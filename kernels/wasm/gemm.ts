@@ -1,10 +1,10 @@
 /**
  * C = A·B (+ bias) (then ReLU) in float32, any transposition, any size, on row-major matrices.
  *
- * A and B are packed block by block into panels that the inner loop reads in order: of A, 6 rows side by side for each
+ * A and B are packed block by block into panels that the inner loop reads in order: of A, MR rows side by side for each
  * k; of B, 8 columns. Packing is where transposition and ragged edges are dealt with, so the inner loop knows neither:
- * it keeps a 6 × 8 tile of C in 12 registers and does 12 multiply-adds for 8 loads. Blocks are sized so that a panel of
- * B (kc × 8) stays in the first-level cache and the packed block of A (mc × kc) in the second.
+ * it keeps an MR × 8 tile of C in registers, with MR = 6 doing 12 multiply-adds for 8 loads. Blocks are sized so that a
+ * panel of B (kc × 8) stays in the first-level cache and the packed block of A (mc × kc) in the second.
  *
  * Bytes: A and B are each read once more for packing per block column or row; operations: 2·M·N·K. One row (M = 1)
  * needs no reuse of B and streams it instead.
@@ -12,7 +12,11 @@
 
 import { at, madd } from './simd';
 
-export const MR: i32 = 6;
+/**
+ * Rows of a tile. x86 has 16 vector registers: 6 rows leave 4 beside their sums, enough for a fused multiply-add, but
+ * a product of its own takes one more, and then V8 keeps sums in memory.
+ */
+export const MR: i32 = ASC_FEATURE_RELAXED_SIMD ? 6 : 4;
 export const NR: i32 = 8;
 const MC: i32 = 96;
 const KC: i32 = 256;
@@ -39,7 +43,7 @@ function pack(x: usize, rs: i32, cs: i32, m: i32, k: i32, width: i32, out: usize
           v128.store(target, v128.load(source, 16), 16);
         } else {
           v128.store(target, v128.load(source));
-          v128.store64_lane(target, v128.load64_zero(source, 16), 0, 16);
+          if (MR > 4) v128.store64_lane(target, v128.load64_zero(source, 16), 0, 16);
         }
         source = at(source, cs);
         target = at(target, width);
@@ -100,7 +104,7 @@ export function packRows(x: usize, rs: i32, k: i32, width: i32, out: usize): voi
   }
 }
 
-/** c (6 × 8, rows ldc floats apart) += panel of A · panel of B over k. */
+/** c (MR × 8, rows ldc floats apart) += panel of A · panel of B over k. */
 function tile(a: usize, b: usize, k: i32, c: usize, ldc: i32): void {
   const c1 = at(c, ldc);
   const c2 = at(c1, ldc);
@@ -115,10 +119,16 @@ function tile(a: usize, b: usize, k: i32, c: usize, ldc: i32): void {
   let c21 = v128.load(c2, 16);
   let c30 = v128.load(c3);
   let c31 = v128.load(c3, 16);
-  let c40 = v128.load(c4);
-  let c41 = v128.load(c4, 16);
-  let c50 = v128.load(c5);
-  let c51 = v128.load(c5, 16);
+  let c40 = c00;
+  let c41 = c00;
+  let c50 = c00;
+  let c51 = c00;
+  if (MR > 4) {
+    c40 = v128.load(c4);
+    c41 = v128.load(c4, 16);
+    c50 = v128.load(c5);
+    c51 = v128.load(c5, 16);
+  }
   const end = at(a, k * MR);
   while (a < end) {
     const b0 = v128.load(b);
@@ -135,13 +145,15 @@ function tile(a: usize, b: usize, k: i32, c: usize, ldc: i32): void {
     s = v128.load32_splat(a, 12);
     c30 = madd(s, b0, c30);
     c31 = madd(s, b1, c31);
-    s = v128.load32_splat(a, 16);
-    c40 = madd(s, b0, c40);
-    c41 = madd(s, b1, c41);
-    s = v128.load32_splat(a, 20);
-    c50 = madd(s, b0, c50);
-    c51 = madd(s, b1, c51);
-    a += 24;
+    if (MR > 4) {
+      s = v128.load32_splat(a, 16);
+      c40 = madd(s, b0, c40);
+      c41 = madd(s, b1, c41);
+      s = v128.load32_splat(a, 20);
+      c50 = madd(s, b0, c50);
+      c51 = madd(s, b1, c51);
+    }
+    a = at(a, MR);
     b += 32;
   }
   v128.store(c, c00);
@@ -152,10 +164,12 @@ function tile(a: usize, b: usize, k: i32, c: usize, ldc: i32): void {
   v128.store(c2, c21, 16);
   v128.store(c3, c30);
   v128.store(c3, c31, 16);
-  v128.store(c4, c40);
-  v128.store(c4, c41, 16);
-  v128.store(c5, c50);
-  v128.store(c5, c51, 16);
+  if (MR > 4) {
+    v128.store(c4, c40);
+    v128.store(c4, c41, 16);
+    v128.store(c5, c50);
+    v128.store(c5, c51, 16);
+  }
 }
 
 /** A ragged tile: computed whole in scratch, of which rows × columns are added to c. */
@@ -171,12 +185,11 @@ function edge(a: usize, b: usize, k: i32, c: usize, ldc: i32, rows: i32, columns
   }
 }
 
-/** One row: y = x·B, streaming B; B is k × n with element (p, j) at p·rs + j·cs, one of the strides being 1. */
+/** One row: y += x·B, streaming B; B is k × n with element (p, j) at p·rs + j·cs, one of the strides being 1. */
 function row(x: usize, xs: i32, b: usize, rs: i32, cs: i32, n: i32, k: i32, y: usize): void {
   if (cs == 1) {
     for (let p = 0; p < k; p++) {
       const value = f32.load(at(x, p * xs));
-      if (value == 0) continue;
       const s = f32x4.splat(value);
       const source = at(b, p * rs);
       let j = 0;
@@ -191,15 +204,21 @@ function row(x: usize, xs: i32, b: usize, rs: i32, cs: i32, n: i32, k: i32, y: u
     for (let j = 0; j < n; j++) {
       const source = at(b, j * cs);
       let s0 = f32x4.splat(0);
-      let s1 = f32x4.splat(0);
+      let s1 = s0;
+      let s2 = s0;
+      let s3 = s0;
       let p = 0;
       if (xs == 1) {
-        for (; p + 8 <= k; p += 8) {
-          s0 = madd(v128.load(at(x, p)), v128.load(at(source, p)), s0);
-          s1 = madd(v128.load(at(x, p), 16), v128.load(at(source, p), 16), s1);
+        for (; p + 16 <= k; p += 16) {
+          const xp = at(x, p);
+          const bp = at(source, p);
+          s0 = madd(v128.load(xp), v128.load(bp), s0);
+          s1 = madd(v128.load(xp, 16), v128.load(bp, 16), s1);
+          s2 = madd(v128.load(xp, 32), v128.load(bp, 32), s2);
+          s3 = madd(v128.load(xp, 48), v128.load(bp, 48), s3);
         }
       }
-      s0 = f32x4.add(s0, s1);
+      s0 = f32x4.add(f32x4.add(s0, s1), f32x4.add(s2, s3));
       let sum =
         f32x4.extract_lane(s0, 0) + f32x4.extract_lane(s0, 1) + (f32x4.extract_lane(s0, 2) + f32x4.extract_lane(s0, 3));
       for (; p < k; p++) sum += f32.load(at(x, p * xs)) * f32.load(at(source, p));

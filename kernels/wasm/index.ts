@@ -1,6 +1,6 @@
 export { adamStep } from './adam';
 export { expertCounts, expertHidden, expertOutput, expertRows, expertScratch } from './experts';
-export { row, rowInt8, tile2, tile4, tile6 } from './experts';
+export { row, rowInt8, tile4, tile6 } from './experts';
 export { gemmScratch } from './gemm';
 export { layerNorm, layerNormGrad } from './layer-norm';
 export { matMul } from './mat-mul';

@@ -25,7 +25,7 @@ export function planReport(plan: Plan, { architecture, dataset }: PreparedData):
 export function curveReport(curve: CurveJson, tau?: number): string {
   const { points, dense } = curveFromJson(curve);
   const unit = curve.model.task === 'text-generation' ? 'blocks' : 'samples';
-  const chosen = curve.points.find((point) => point.tau === tau);
+  const chosen = tau === undefined ? undefined : points.find((point) => point.tau === tau);
   const lines = [
     '',
     `Cost and quality on the test split (${curve.dense.samples} ${unit}, ${curve.dense.tokens} tokens):`,
@@ -35,7 +35,7 @@ export function curveReport(curve: CurveJson, tau?: number): string {
   if (chosen) {
     lines.push(
       '',
-      `Chosen on the validation split: tau ${tau}, ${curve.score.name} ${chosen.score.toFixed(4)} (dense ${curve.dense.score.toFixed(4)}) at ${chosen.cost.toFixed(3)} of the dense cost.`,
+      `Chosen on the validation split: tau ${tau}, ${curve.score.name} ${chosen.score.value.toFixed(4)} (dense ${curve.dense.score.toFixed(4)}) at ${chosen.cost.toFixed(3)} of the dense cost.`,
     );
   }
   return lines.join('\n');

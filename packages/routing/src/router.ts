@@ -21,18 +21,21 @@ export interface RouterSettings {
   random: Random;
 }
 
+/** Forecasts that start far above the norms push hidden units below 0 for every token, where no gradient reaches them. */
+const outputScale = 0.1;
+
 /**
- * A new router, initialised as PyTorch's Linear layers are: uniform in ±1/√(inputs of the layer). The caller disposes
- * the two variables.
+ * A new router: uniform in ±1/√(inputs of the layer), as PyTorch's Linear layers start, the output layer in a tenth of
+ * that. The caller disposes the two variables.
  */
 export function createRouter({ dIn, width, experts, random }: RouterSettings): TrainableRouter {
-  const layer = (outputs: number, inputs: number) => {
-    const bound = 1 / Math.sqrt(inputs);
+  const layer = (outputs: number, inputs: number, scale: number) => {
+    const bound = scale / Math.sqrt(inputs);
     const values = Float32Array.from(
       { length: outputs * inputs },
       () => (2 * random.uniform() - 1) * bound,
     );
     return tf.tidy(() => tf.variable(tf.tensor2d(values, [outputs, inputs])));
   };
-  return { hidden: layer(width, dIn), output: layer(experts, width) };
+  return { hidden: layer(width, dIn, 1), output: layer(experts, width, outputScale) };
 }

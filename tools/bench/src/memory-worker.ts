@@ -5,7 +5,7 @@ import { runInNewContext } from 'node:vm';
 import { Random } from '@d2dmoe/core';
 import { DynamicKExperts } from '@d2dmoe/kernels';
 import { useWasm } from '@d2dmoe/kernels/node';
-import { dynamicSubstitute, initModel } from '@d2dmoe/models';
+import { dynamicSubstitute, initModel, packModel } from '@d2dmoe/models';
 import { loadModel, saveModel } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
 
@@ -51,6 +51,8 @@ async function load(folder: string): Promise<Loaded> {
   if (dynamic && tf.getKernel(DynamicKExperts, 'wasm') === undefined) {
     throw new Error(`The wasm backend has no ${DynamicKExperts} kernel.`);
   }
+  // Before anything else asks for memory, so that what the dense weights leave free is taken again.
+  if (dynamic) packModel(model);
   const ids = Int32Array.from({ length: 64 }, (_, i) => (i * 31) % config.vocab_size);
   let tau = converted.d2dmoe.tau;
   const rule = () => ({ rule: 'threshold' as const, value: tau });

@@ -58,7 +58,7 @@ function product(
   return out;
 }
 
-test('products of any size and transposition equal float64 sums to 1e-6', () => {
+test('products of any size and transposition equal float64 sums to 3e-6', () => {
   const size = fc.integer({ min: 1, max: 70 });
   const depth = fc.oneof(size, fc.integer({ min: 250, max: 530 }));
   fc.assert(
@@ -74,7 +74,8 @@ test('products of any size and transposition equal float64 sums to 1e-6', () => 
         const b = normals(tB ? [n, k] : [k, n], seed + 1) as tf.Tensor2D;
         const c = tf.matMul(a, b, tA, tB);
         expect(c.shape).toEqual([m, n]);
-        expect(relativeError(c.dataSync(), product(a, b, tA, tB))).toBeLessThan(1e-6);
+        // Rounding errors of up to 530 terms, added one after another, reach 1.4e-6.
+        expect(relativeError(c.dataSync(), product(a, b, tA, tB))).toBeLessThan(3e-6);
         tf.dispose([a, b, c]);
       },
     ),

@@ -1,0 +1,56 @@
+import { type CurveJson, curveToJson } from '@d2dmoe/evaluation';
+import type { RouterWeights } from '@d2dmoe/kernels';
+import type { Site } from '@d2dmoe/models';
+import { expect, test } from 'vitest';
+import { curveReport } from './report.js';
+
+const site: Site = {
+  name: 'layers.0.ffn',
+  kind: 'feedForward',
+  role: 'ffn',
+  layer: 0,
+  dIn: 8,
+  dOut: 8,
+  hidden: 32,
+  gated: false,
+};
+
+function curve(rule: 'threshold' | 'topK', values: number[]): CurveJson {
+  const score = { name: 'accuracy', value: 0.9, higherIsBetter: true } as const;
+  const shape = {
+    ...{ dModel: 8, layers: 1, heads: 2, kvHeads: 2, headDim: 4, hidden: 32, gated: false },
+    ...{ outputs: 3, outputPositions: 'first', pooler: false, patchInputs: 12, maxPositions: 5 },
+  } as const;
+  const router = { hidden: { shape: [4, 8] }, output: { shape: [8, 4] } } as RouterWeights;
+  return curveToJson({
+    name: 'tiny',
+    model: {
+      shape,
+      task: 'image-classification',
+      sites: [site],
+      routers: new Map([[site.name, router]]),
+    },
+    dense: { score, samples: 10, tokens: 50, multiplyAdds: 100, parameters: 100 },
+    points: values.map((value) => ({
+      rule: { rule, value },
+      ...(rule === 'threshold' && { tau: value }),
+      score: { ...score, value: 0.89 },
+      cost: 0.5,
+      convertedCost: 0.4,
+      parametersRead: 0.6,
+      executed: { 'layers.0.ffn': 0.4 },
+      meanExpertsPerToken: 3,
+    })),
+  });
+}
+
+test('a curve over thresholds names the one that was chosen', () => {
+  expect(curveReport(curve('threshold', [0, 0.2]), 0.2)).toContain(
+    'Chosen on the validation split: tau 0.2, accuracy 0.8900 (dense 0.9000) at 0.500 of the dense cost.',
+  );
+});
+
+test('a curve for which nothing was chosen says nothing of a choice', () => {
+  expect(curveReport(curve('topK', [2, 4]))).not.toContain('Chosen');
+  expect(curveReport(curve('threshold', [0, 0.2]))).not.toContain('Chosen');
+});
