@@ -1,6 +1,6 @@
 import { type CurveJson, curveToJson } from '@d2dmoe/evaluation';
 import type { RouterWeights } from '@d2dmoe/kernels';
-import type { Site } from '@d2dmoe/models';
+import type { ModelShape, Site } from '@d2dmoe/models';
 import { expect, test } from 'vitest';
 import { curveReport } from './report.js';
 
@@ -17,10 +17,20 @@ const site: Site = {
 
 function curve(rule: 'threshold' | 'topK', values: number[]): CurveJson {
   const score = { name: 'accuracy', value: 0.9, higherIsBetter: true } as const;
-  const shape = {
-    ...{ dModel: 8, layers: 1, heads: 2, kvHeads: 2, headDim: 4, hidden: 32, gated: false },
-    ...{ outputs: 3, outputPositions: 'first', pooler: false, patchInputs: 12, maxPositions: 5 },
-  } as const;
+  const shape: ModelShape = {
+    dModel: 8,
+    layers: 1,
+    heads: 2,
+    kvHeads: 2,
+    headDim: 4,
+    hidden: 32,
+    gated: false,
+    outputs: 3,
+    outputPositions: 'first',
+    pooler: false,
+    patchInputs: 12,
+    maxPositions: 5,
+  };
   const router = { hidden: { shape: [4, 8] }, output: { shape: [8, 4] } } as RouterWeights;
   return curveToJson({
     name: 'tiny',
