@@ -19,6 +19,13 @@ export { moeficationBaseline, trainMoeficationRouters } from './baselines/moefic
 export { oracleBaseline } from './baselines/oracle.js';
 export { tealBaseline } from './baselines/teal.js';
 export type { TrainingOptions } from './baselines/training.js';
+export { layerPath, type Sensitivity } from './budget/layer-path.js';
+export {
+  type BudgetTarget,
+  type MeasuredThresholds,
+  resolveBudget,
+} from './budget/resolve-budget.js';
+export { between, type Thresholds, thresholdRule } from './budget/thresholds.js';
 export {
   type Budget,
   cheapestWithin,
