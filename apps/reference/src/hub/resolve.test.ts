@@ -123,7 +123,7 @@ describe('what is named', () => {
     'a/b/c',
     'a/b@',
     'a/b@x/../y',
-    '../b',
+    '../no-such-folder',
     'a--b/c',
   ])('%s is neither folder nor id, and nobody is asked', async (name) => {
     const failure = await failureOf(resolveCheckpoint(name));
