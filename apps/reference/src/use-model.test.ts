@@ -75,12 +75,19 @@ test.each(['gpt2', 'gemma'] as const)(
       .decode(output)
       .slice(tokenizer.decode(output.slice(0, promptLength)).length);
 
+    const file = join(folder, 'result.json');
     const args = ['generate', folder, '--max-new-tokens', '24', '--eos-token-id', '-1'];
-    const { stdout, stderr, code } = await runBuilt([...args, '--prompt', prompt]);
+    const given = [...args, '--prompt', prompt, '--json', file];
+    const { stdout, stderr, code } = await runBuilt(given);
     expect({ stdout, code }).toEqual({ stdout: `${expected}\n`, code: 0 });
     expect(last(stderr)).toMatch(
       /^24 tokens in [\d.]+ s, [\d.e+]+ tokens per second; average cost 100\.0 % of the dense model's$/,
     );
+    expect(JSON.parse(await readFile(file, 'utf8'))).toMatchObject({
+      text: expected,
+      tokens: 24,
+      cost: 1,
+    });
   },
 );
 

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { D2DMoEError } from '@d2dmoe/core';
 import { useDevice } from '../device.js';
-import { generate } from '../generate.js';
+import { generate, type GenerateResult } from '../generate.js';
 import { selectionOptions } from '../selection.js';
 import { defineCommand } from '../terminal/arguments.js';
 import { formatDuration, formatPercent } from '../terminal/format.js';
@@ -10,8 +10,10 @@ import {
   type Context,
   deviceOptions,
   given,
+  jsonOption,
   storageOption,
   withFolders,
+  writeJson,
 } from './options.js';
 
 export const generateCommand = defineCommand(
@@ -82,11 +84,12 @@ export const generateCommand = defineCommand(
       ...selectionOptions,
       storageOption,
       ...deviceOptions,
+      jsonOption,
     ],
   },
   async ({ prompt, promptFile, ...named }, context: Context) => {
     const text = await promptOf(prompt, promptFile);
-    const { ckpt, device, threads, ...rest } = await withFolders(named, context);
+    const { ckpt, device, threads, json, ...rest } = await withFolders(named, context);
     const { signal } = context;
     await useDevice(device, threads);
     let last = '\n';
@@ -99,17 +102,15 @@ export const generateCommand = defineCommand(
     };
     // Before the line that says so on standard error.
     signal.addEventListener('abort', endLine, { once: true });
-    let seconds: number;
-    let tokens: number;
-    let cost: number;
+    let result: GenerateResult;
     try {
-      ({ seconds, tokens, cost } = await generate({
+      result = await generate({
         checkpoint: ckpt,
         prompt: text,
         onText: write,
         signal,
         ...given(rest),
-      }));
+      });
     } catch (error) {
       if (!signal.aborted || error !== signal.reason) throw error;
       throw new D2DMoEError('INTERRUPTED', 'interrupted; the text ends where it was.');
@@ -117,9 +118,11 @@ export const generateCommand = defineCommand(
       signal.removeEventListener('abort', endLine);
     }
     endLine();
+    const { seconds, tokens, cost } = result;
     console.error(
       `${tokens} tokens in ${formatDuration(seconds)}, ${(tokens / seconds).toPrecision(3)} tokens per second; average cost ${formatPercent(cost)} of the dense model's`,
     );
+    await writeJson(json, result);
   },
 );
 
