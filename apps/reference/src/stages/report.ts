@@ -30,8 +30,8 @@ import { reportSamples } from './report-samples.js';
 import { measureSparsity } from './sparsity-by-site.js';
 import type { StageOptions, StageRecord } from './stage.js';
 
-/** Samples of the test split from which distributions, sparsity and router errors are taken. */
-const observed = 256;
+/** Positions of the test split from which distributions, sparsity and router errors are taken, about. */
+const observedPositions = 8192;
 
 /** Samples of the batch that is timed. */
 const timed = 32;
@@ -63,6 +63,10 @@ export async function writeReport(options: ReportOptions): Promise<void> {
   const observing = signal ? { signal } : {};
   const { dense, points } = curveFromJson(options.curve);
   const batches = data.batches({ batchSize: 1, steps: 1 });
+  const observed = Math.max(
+    16,
+    Math.ceil(observedPositions / data.architecture.shape.maxPositions),
+  );
   const some = () => batches.evaluation('test', observed);
   const models: Model[] = [];
   try {
@@ -96,7 +100,7 @@ export async function writeReport(options: ReportOptions): Promise<void> {
       routers: await routerError(model, some(), rule, observing),
       ...(await reportSamples(input, model, data, rule)),
       ...(await clock(denseModel, model, batches, [calibrated.point, ...further], signal)),
-      settings: await settingsOf(options.records),
+      settings: await settingsOf(options.records, observed),
     });
     await makeFolder(join(directory, 'figures'));
     for (const [name, svg] of Object.entries(figures)) {
@@ -205,7 +209,7 @@ function describeBatch(batch: Batch): string {
 }
 
 /** What the stages were told, in the order in which they ran, and what the report adds. */
-async function settingsOf(folders: readonly string[]): Promise<ReportSettings[]> {
+async function settingsOf(folders: readonly string[], observed: number): Promise<ReportSettings[]> {
   const found = new Map<string, StageRecord>();
   for (const folder of folders) {
     for (const record of await stageRecords(folder)) found.set(record.stage, record);
