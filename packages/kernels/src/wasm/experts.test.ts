@@ -242,6 +242,22 @@ describe.each(builds)('%s', (_, use) => {
   });
 });
 
+test.each(['float32', 'int8'] as const)(
+  'in %s the bits do not depend on the number of threads, of many rows and of one',
+  async (storage) => {
+    for (const rows of [203, 1]) {
+      const shape = { rows, dIn: 260, dOut: 250, experts: 66, expertSize: 32, seed: 11 };
+      const { x, ffn } = randomExperts({ ...shape, activation: 'silu', gated: true, biases: true });
+      const selection = randomSelection(rows * shape.experts, 5);
+      await useWasm({ threads: 1 });
+      const one = run(x, selection, ffn, storage);
+      await useWasm({ threads: 3 });
+      const three = run(x, selection, ffn, storage);
+      expect(three).toEqual(one);
+    }
+  },
+);
+
 /** The FFN with every neuron's row of each matrix rounded to 255 steps, computed as the packing does, in float32. */
 function rounded(ffn: ReferenceExperts): ReferenceExperts {
   const round = (matrix: Float64Array, width: number) => {
