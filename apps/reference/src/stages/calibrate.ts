@@ -58,11 +58,7 @@ export async function calibrate(
     inputs,
     { ...settings, device: tf.getBackend() },
     async () => {
-      const { onProgress, signal } = options;
-      const reporting = {
-        ...(onProgress && { onProgress: renamed(onProgress, 'calibrate') }),
-        ...(signal && { signal }),
-      };
+      const reporting = reportingAs(options, 'calibrate');
       const batches = () => data.batches.evaluation('validation', settings.samples);
       const reference = await evaluateFolder(dense, batches(), reporting);
       const model = await loadModel(options.input);
@@ -75,7 +71,12 @@ export async function calibrate(
           [chosen.score.name]: chosen.score.value,
           cost: chosen.cost,
         };
-        onProgress?.({ status: 'progress', name: 'calibrate', progress: 100, metrics: figures });
+        options.onProgress?.({
+          status: 'progress',
+          name: 'calibrate',
+          progress: 100,
+          metrics: figures,
+        });
         const converted = model.config['d2dmoe'] as Record<string, unknown>;
         model.config['d2dmoe'] = { ...converted, tau: chosen.tau };
         await saveModel(model, options.output, { copyFrom: options.input });
@@ -124,12 +125,17 @@ export async function evaluateFolder(
   }
 }
 
-/** Passes events on under another name. */
-export function renamed(
-  onProgress: NonNullable<StageOptions['onProgress']>,
+/** A stage's signal, and its progress callback under the stage's name, as the evaluation package takes them. */
+export function reportingAs(
+  { onProgress, signal }: Pick<StageOptions, 'onProgress' | 'signal'>,
   name: string,
-): NonNullable<StageOptions['onProgress']> {
-  return (event) => {
-    if (event.status === 'progress') onProgress({ ...event, name });
+): Pick<StageOptions, 'onProgress' | 'signal'> {
+  return {
+    ...(onProgress && {
+      onProgress: (event) => {
+        if (event.status === 'progress') onProgress({ ...event, name });
+      },
+    }),
+    ...(signal && { signal }),
   };
 }

@@ -7,7 +7,7 @@ import { loadModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
-import { evaluateFolder, renamed } from './calibrate.js';
+import { evaluateFolder, reportingAs } from './calibrate.js';
 import { routedSites } from './sites.js';
 import { hashCheckpoint, runStage, type StageOptions, type StageRecord } from './stage.js';
 
@@ -46,11 +46,7 @@ export async function evaluateCurve(
     inputs,
     { ...settings, device: tf.getBackend() },
     async () => {
-      const { onProgress, signal } = options;
-      const reporting = {
-        ...(onProgress && { onProgress: renamed(onProgress, 'evaluate') }),
-        ...(signal && { signal }),
-      };
+      const reporting = reportingAs(options, 'evaluate');
       const batches = () => data.batches.evaluation('test', settings.samples);
       const reference = await evaluateFolder(dense, batches(), reporting);
       const model = await loadModel(options.input);
