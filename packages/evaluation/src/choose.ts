@@ -1,4 +1,5 @@
 import { D2DMoEError } from '@d2dmoe/core';
+import { scoreBound } from './budget/resolve-budget.js';
 import type { CurvePoint } from './evaluate.js';
 import type { Score } from './score.js';
 
@@ -23,7 +24,7 @@ export function cheapestWithin<Point extends ScoredCost>(
   points: readonly Point[],
   { keep, dense }: Budget,
 ): Point | undefined {
-  const bound = (dense.higherIsBetter ? keep : 2 - keep) * dense.value;
+  const bound = scoreBound(keep, dense);
   const [cheapest] = points
     .filter(({ score }) => {
       if (score.name !== dense.name) {

@@ -37,6 +37,7 @@ test('a curve file holds the model’s costs, the dense reference and every poin
         rule: { rule: 'threshold', value: 0.1 },
         tau: 0.1,
         score: loss(3.7),
+        loss: 3.7,
         cost: 0.9,
         convertedCost: 0.8,
         parametersRead: 0.85,
@@ -46,6 +47,7 @@ test('a curve file holds the model’s costs, the dense reference and every poin
       {
         rule: { rule: 'topK', value: 64 },
         score: loss(3.8),
+        loss: 3.8,
         cost: 0.8,
         convertedCost: 0.55,
         parametersRead: 0.7,
@@ -84,6 +86,7 @@ test('a curve file holds the model’s costs, the dense reference and every poin
         rule: { rule: 'threshold', value: 0.1 },
         tau: 0.1,
         score: 3.7,
+        loss: 3.7,
         cost: 0.9,
         converted_cost: 0.8,
         parameters_read: 0.85,
@@ -93,6 +96,7 @@ test('a curve file holds the model’s costs, the dense reference and every poin
       {
         rule: { rule: 'topK', value: 64 },
         score: 3.8,
+        loss: 3.8,
         cost: 0.8,
         converted_cost: 0.55,
         parameters_read: 0.7,

@@ -34,6 +34,8 @@ export interface CurveJsonPoint {
   rule: SelectionRule | Readonly<Record<string, SelectionRule>>;
   tau?: number;
   score: number;
+  /** Mean cross-entropy in nats. */
+  loss: number;
   cost: number;
   converted_cost: number;
   parameters_read: number;
@@ -73,40 +75,51 @@ export function curveToJson({ name, model, dense, points }: CurveDescription): C
       multiply_adds: dense.multiplyAdds,
       parameters: dense.parameters,
     },
-    points: points.map((point) => ({
-      rule: point.rule,
-      ...(point.tau !== undefined && { tau: point.tau }),
-      score: point.score.value,
-      cost: point.cost,
-      converted_cost: point.convertedCost,
-      parameters_read: point.parametersRead,
-      executed: point.executed,
-      mean_experts_per_token: point.meanExpertsPerToken,
-    })),
+    points: points.map(pointToJson),
+  };
+}
+
+/** A curve's point as a plain object for JSON. */
+export function pointToJson(point: CurvePoint): CurveJsonPoint {
+  return {
+    rule: point.rule,
+    ...(point.tau !== undefined && { tau: point.tau }),
+    score: point.score.value,
+    loss: point.loss,
+    cost: point.cost,
+    converted_cost: point.convertedCost,
+    parameters_read: point.parametersRead,
+    executed: point.executed,
+    mean_experts_per_token: point.meanExpertsPerToken,
   };
 }
 
 /** A curve file's points and dense reference in the form that {@link curveToJson} took them. */
 export function curveFromJson(curve: CurveJson): Pick<CurveDescription, 'dense' | 'points'> {
   const { name, higher_is_better: higherIsBetter } = curve.score;
-  const score = (value: number): Score => ({ name, value, higherIsBetter });
   return {
     dense: {
-      score: score(curve.dense.score),
+      score: { name, value: curve.dense.score, higherIsBetter },
       samples: curve.dense.samples,
       tokens: curve.dense.tokens,
       multiplyAdds: curve.dense.multiply_adds,
       parameters: curve.dense.parameters,
     },
-    points: curve.points.map((point) => ({
-      rule: point.rule,
-      ...(point.tau !== undefined && { tau: point.tau }),
-      score: score(point.score),
-      cost: point.cost,
-      convertedCost: point.converted_cost,
-      parametersRead: point.parameters_read,
-      executed: point.executed,
-      meanExpertsPerToken: point.mean_experts_per_token,
-    })),
+    points: curve.points.map((point) => pointFromJson(point, curve.score)),
+  };
+}
+
+/** A point in the form that {@link pointToJson} took it; `score` is the curve file's. */
+export function pointFromJson(point: CurveJsonPoint, score: CurveJson['score']): CurvePoint {
+  return {
+    rule: point.rule,
+    ...(point.tau !== undefined && { tau: point.tau }),
+    score: { name: score.name, value: point.score, higherIsBetter: score.higher_is_better },
+    loss: point.loss,
+    cost: point.cost,
+    convertedCost: point.converted_cost,
+    parametersRead: point.parameters_read,
+    executed: point.executed,
+    meanExpertsPerToken: point.mean_experts_per_token,
   };
 }

@@ -34,6 +34,8 @@ export interface CurvePoint {
   /** The threshold, where one threshold holds for all sites. */
   tau?: number;
   score: Score;
+  /** Mean cross-entropy in nats, of classifiers too: it ranks points that accuracy is too coarse to tell apart. */
+  loss: number;
   /** Multiply-adds in total, relative to the dense model on the same data. */
   cost: number;
   /** The same for the converted layers alone, routers included. */
@@ -88,7 +90,7 @@ export async function evaluateRule(
   const substitute = dynamicSubstitute(model, { rule, onSelection: counter.observe });
   const onBatch = (step: number) => onProgress?.({ status: 'progress', name: 'evaluate', step });
   try {
-    const { score, lengths } = await runBatches(
+    const { score, loss, lengths } = await runBatches(
       model,
       batches,
       { substitute, counter },
@@ -103,6 +105,7 @@ export async function evaluateRule(
     return {
       ...describe(model, rule),
       score,
+      loss,
       cost: cost.relativeTotal,
       convertedCost: cost.convertedRelative,
       parametersRead: cost.parametersRead.relative,

@@ -20,12 +20,20 @@ export { oracleBaseline } from './baselines/oracle.js';
 export { tealBaseline } from './baselines/teal.js';
 export type { TrainingOptions } from './baselines/training.js';
 export { layerPath, type Sensitivity } from './budget/layer-path.js';
+export { lookUpBudget } from './budget/look-up-budget.js';
+export { meetBudget, type MetBudget } from './budget/meet-budget.js';
 export {
+  budgetName,
   type BudgetTarget,
   type MeasuredThresholds,
   resolveBudget,
 } from './budget/resolve-budget.js';
-export { between, type Thresholds, thresholdRule } from './budget/thresholds.js';
+export {
+  type ThresholdPaths,
+  thresholdPaths,
+  type ThresholdPathsOptions,
+} from './budget/threshold-paths.js';
+export { between, thresholdRule } from './budget/thresholds.js';
 export {
   type Budget,
   cheapestWithin,
@@ -46,6 +54,8 @@ export {
   type CurveJsonPoint,
   curveFromJson,
   curveToJson,
+  pointFromJson,
+  pointToJson,
 } from './curve-json.js';
 export {
   type DenseCost,

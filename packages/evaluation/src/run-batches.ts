@@ -20,6 +20,8 @@ export type EvaluationBatches = AsyncIterable<EvaluationBatch> | Iterable<Evalua
 /** What one pass over the data gave. */
 export interface Pass {
   score: Score;
+  /** Mean cross-entropy in nats, of classifiers too. */
+  loss: number;
   /** Tokens of each sample, without padding. */
   lengths: number[];
 }
@@ -51,7 +53,7 @@ export async function runBatches(
     await runBatch(model, batch, labels, dynamic, scores, lengths);
     onBatch(++done);
   }
-  return { score: scores.score(), lengths };
+  return { score: scores.score(), loss: scores.loss(), lengths };
 }
 
 /**

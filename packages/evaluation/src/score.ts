@@ -17,12 +17,13 @@ export const NOT_SCORED = -1;
 const LOGITS_AT_ONCE = 1 << 22;
 
 /**
- * Adds up a score over batches. `measure` reduces a batch's logits on the device to one number per scored row;
+ * Adds up a score over batches. `measure` reduces a batch's logits on the device to a few numbers per scored row;
  * `add` takes those numbers once they have been read back and adds them up in float64.
  */
 export class ScoreSum {
   readonly #isLoss: boolean;
-  #sum = 0;
+  #crossEntropy = 0;
+  #correct = 0;
   #count = 0;
 
   constructor(task: Model['task']) {
@@ -30,12 +31,12 @@ export class ScoreSum {
   }
 
   /**
-   * One figure per scored row, on the device: its cross-entropy in nats, or 1 where the greatest logit is the label's
-   * and 0 elsewhere.
+   * The figures of the scored rows, on the device: each one's cross-entropy in nats, and for a classifier after all of
+   * those 1 for each row whose greatest logit is the label's and 0 for each other one.
    *
    * @param logits [B, classes], or [B, T, vocabulary] of a language model.
    * @param labels One per row, {@link NOT_SCORED} where a row does not count.
-   * @returns [scored rows]; the caller disposes it.
+   * @returns [scored rows], for a classifier [2 · scored rows]; the caller disposes it.
    * @throws D2DMoEError `EVALUATION_LABELS` where their number is not that of the rows or one is no class.
    */
   measure(logits: tf.Tensor, labels: Int32Array): tf.Tensor1D {
@@ -44,42 +45,52 @@ export class ScoreSum {
     const chunk = Math.max(1, Math.floor(LOGITS_AT_ONCE / classes));
     return tf.tidy(() => {
       const flat = tf.reshape<tf.Rank.R2>(logits, [-1, classes]);
-      const parts: tf.Tensor1D[] = [tf.zeros([0])];
+      const losses: tf.Tensor1D[] = [tf.zeros([0])];
+      const hits: tf.Tensor1D[] = [];
       for (let start = 0; start < rows.length; start += chunk) {
         const some = rows.subarray(start, start + chunk);
         const someLabels = some.map((row) => labels[row] as number);
-        parts.push(
-          tf.tidy(() => {
-            const selected = tf.gather(flat, tf.tensor1d(some, 'int32'));
-            return this.#isLoss
-              ? crossEntropy(selected, someLabels)
-              : correct(selected, someLabels);
-          }),
-        );
+        const [loss, hit] = tf.tidy(() => {
+          const selected = tf.gather(flat, tf.tensor1d(some, 'int32'));
+          const loss = crossEntropy(selected, someLabels);
+          return this.#isLoss ? [loss] : [loss, correct(selected, someLabels)];
+        }) as [tf.Tensor1D, tf.Tensor1D?];
+        losses.push(loss);
+        if (hit) hits.push(hit);
       }
-      return tf.concat1d(parts);
+      return tf.concat1d([...losses, ...hits]);
     });
   }
 
   /** @param figures What {@link measure} gave, read back. */
-  add(figures: Iterable<number>): void {
-    for (const figure of figures) {
-      this.#sum += figure;
-      this.#count++;
+  add(figures: ArrayLike<number>): void {
+    const rows = this.#isLoss ? figures.length : figures.length / 2;
+    for (let row = 0; row < rows; row++) {
+      this.#crossEntropy += figures[row] as number;
+      if (!this.#isLoss) this.#correct += figures[rows + row] as number;
     }
+    this.#count += rows;
+  }
+
+  /** Mean cross-entropy in nats per scored row; where accuracy stays the same it still tells better from worse. */
+  loss(): number {
+    return this.#crossEntropy / this.#count;
   }
 
   /** @throws D2DMoEError `EVALUATION_EMPTY` where no row was scored. */
   score(): Score {
-    if (this.#count === 0) {
-      throw new D2DMoEError('EVALUATION_EMPTY', 'The evaluation data hold no scored label.');
-    }
-    return {
-      name: this.#isLoss ? 'loss' : 'accuracy',
-      value: this.#sum / this.#count,
-      higherIsBetter: !this.#isLoss,
-    };
+    return this.#isLoss
+      ? meanScore('loss', this.#crossEntropy, this.#count)
+      : meanScore('accuracy', this.#correct, this.#count);
   }
+}
+
+/** @throws D2DMoEError `EVALUATION_EMPTY` where no row was scored. */
+export function meanScore(name: Score['name'], sum: number, count: number): Score {
+  if (count === 0) {
+    throw new D2DMoEError('EVALUATION_EMPTY', 'The evaluation data hold no scored label.');
+  }
+  return { name, value: sum / count, higherIsBetter: name === 'accuracy' };
 }
 
 /**

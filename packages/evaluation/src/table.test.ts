@@ -8,6 +8,7 @@ const point: CurvePoint = {
   rule: { rule: 'threshold', value: 0.05 },
   tau: 0.05,
   score: accuracy(0.91),
+  loss: 0.3,
   cost: 0.75,
   convertedCost: 0.5,
   parametersRead: 0.7,

@@ -119,6 +119,22 @@ export class ConfigReader {
     });
   }
 
+  /** A JSON array of objects. */
+  objects(field: string): ConfigReader[] {
+    const value = this.#values[field];
+    if (!Array.isArray(value)) throw this.invalid(field, 'an array of objects');
+    // An array is read as an object whose fields are its indices, so that errors name the entry.
+    const entries = new ConfigReader(Object.fromEntries(value.entries()), {
+      file: this.#file,
+      path: `${this.#path}${field}.`,
+    });
+    return value.map((_, i) => {
+      const entry = entries.object(String(i));
+      if (entry === undefined) throw entries.invalid(String(i), 'an object');
+      return entry;
+    });
+  }
+
   /** The raw value of {@link object}. */
   record(field: string): Record<string, unknown> {
     const value = this.#values[field];

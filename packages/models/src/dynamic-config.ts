@@ -2,6 +2,12 @@ import { D2DMoEError } from '@d2dmoe/core';
 import type { ParameterSpec } from './architecture.js';
 import { ConfigReader } from './config.js';
 import type { Site } from './site.js';
+import {
+  readCalibration,
+  readThresholds,
+  type StoredCalibration,
+  type Thresholds,
+} from './stored-calibration.js';
 
 /** The format of the `d2dmoe` object that this version reads and writes. */
 const formatVersion = 1;
@@ -9,8 +15,10 @@ const formatVersion = 1;
 /** The `d2dmoe` object in a converted model's config.json. */
 export interface DynamicConfig {
   format_version: 1;
-  /** The threshold to run with unless told otherwise, in [0, 1]. */
-  tau: number;
+  /** The thresholds to run with unless told otherwise, in [0, 1]. */
+  tau: Thresholds;
+  /** What can be asked of the model instead, once it was calibrated. */
+  calibration?: StoredCalibration;
   /** The converted sites by name. */
   sites: Record<string, DynamicSite>;
 }
@@ -47,8 +55,8 @@ export function dynamicConfig(model: {
       `config.json: d2dmoe.format_version is ${version}, but this version of d2dmoe reads ${formatVersion} only; a later one is needed.`,
     );
   }
-  const tau = reader.number('tau');
-  if (tau < 0 || tau > 1) throw reader.invalid('tau', 'a number from 0 to 1');
+  const tau = readThresholds(reader, 'tau', model.sites);
+  const calibration = readCalibration(reader, model.sites);
   const names = Object.keys(reader.record('sites'));
   const sitesReader = reader.object('sites') as ConfigReader;
   const sites = names.map((name) => {
@@ -66,7 +74,12 @@ export function dynamicConfig(model: {
     if (siteReader.has('router_width')) entry.router_width = siteReader.count('router_width');
     return [name, entry] as const;
   });
-  return { format_version: formatVersion, tau, sites: Object.fromEntries(sites) };
+  return {
+    format_version: formatVersion,
+    tau,
+    ...(calibration && { calibration }),
+    sites: Object.fromEntries(sites),
+  };
 }
 
 /** The router tensors that a config.json asks for. */

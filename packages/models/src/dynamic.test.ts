@@ -192,6 +192,34 @@ test('a model that is split but has no routers yet is saved and loaded as such',
   loaded.dispose();
 });
 
+test('a calibration is read as it was written, and refused where it is not one', () => {
+  const point = { tau: { 'layers.0.ffn': 0.5 }, score: 0.9, cost: 0.6 };
+  const calibration = {
+    score: 'accuracy',
+    dense_score: 0.92,
+    path: [{ tau: 0, score: 0.91, cost: 1.02 }, point],
+    operating_points: { 'keep-0.97': point },
+  };
+  const read = (value: unknown) => {
+    const model = tinyModel('bert', { d2dmoe: { ...d2dmoe, calibration: value } });
+    const config = dynamicConfig(model);
+    model.dispose();
+    return config?.calibration;
+  };
+  expect(read(calibration)).toEqual(calibration);
+  expect(read(undefined)).toBeUndefined();
+  const refused: [object, RegExp][] = [
+    [{ score: 'f1' }, /calibration.score" is "f1"/],
+    [{ path: 5 }, /calibration.path" is 5 .* an array of objects/],
+    [{ path: [point, null] }, /calibration.path.1" is null/],
+    [{ path: [{ ...point, cost: -1 }] }, /calibration.path.0.cost" is -1/],
+    [{ operating_points: { fast: 1 } }, /operating_points.fast" is 1/],
+  ];
+  for (const [change, message] of refused) {
+    expect(() => read({ ...calibration, ...change })).toThrow(refusal('CONFIG_INVALID', message));
+  }
+});
+
 describe('bad input', () => {
   const load = (object: unknown) => () =>
     initModel({ ...tinyConfigs.bert, d2dmoe: object }, new Random(1));
@@ -207,6 +235,12 @@ describe('bad input', () => {
     );
     expect(load({ ...d2dmoe, tau: 1.5 })).toThrow(
       refusal('CONFIG_INVALID', /"d2dmoe.tau" is 1.5 .* from 0 to 1/),
+    );
+    expect(load({ ...d2dmoe, tau: { 'layers.0.ffn': 0.5, 'layers.1.ffn': 2 } })).toThrow(
+      refusal('CONFIG_INVALID', /"d2dmoe.tau.layers.1.ffn" is 2 .* from 0 to 1/),
+    );
+    expect(load({ ...d2dmoe, tau: { 'layers.9.ffn': 0.5 } })).toThrow(
+      refusal('CONFIG_INVALID', /"d2dmoe.tau.layers.9.ffn".* no site of that name/),
     );
     expect(load({ ...d2dmoe, sites: undefined })).toThrow(
       refusal('CONFIG_INVALID', /"d2dmoe.sites" is missing/),

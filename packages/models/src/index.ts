@@ -27,3 +27,4 @@ export { generate, type GenerateOptions } from './generate.js';
 export { Model } from './model.js';
 export type { SamplingOptions } from './sampling.js';
 export type { ForwardOptions, Site, SiteValues } from './site.js';
+export type { StoredCalibration, StoredPoint, Thresholds } from './stored-calibration.js';

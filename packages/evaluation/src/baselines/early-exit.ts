@@ -2,7 +2,7 @@ import type { Model } from '@d2dmoe/models';
 import * as tf from '@tensorflow/tfjs-core';
 import { denseCost, matrixParameters } from '../dense-cost.js';
 import { eachBatch, type EvaluationBatch, tokenMask } from '../run-batches.js';
-import { scoredRows, ScoreSum } from '../score.js';
+import { meanScore, scoredRows } from '../score.js';
 import type { BaselineCurve, BaselineOptions, MeasuredPoint } from './baseline.js';
 import {
   exitFeatures,
@@ -123,21 +123,24 @@ async function batchExits(
 
 /** The point of one confidence. Layers are numbered from 1; leaving at `layers` is not leaving. */
 function exitPoint(
-  { shape, task, sites }: Model,
+  { shape, sites }: Model,
   samples: readonly SampleExits[],
   headCosts: readonly number[],
   confidence: number,
 ): MeasuredPoint {
   const { layers } = shape;
-  const scores = new ScoreSum(task);
   const matrices = matrixParameters(shape);
   const tokensByLayer = Array.from({ length: layers }, () => 0);
+  let [scored, hits] = [0, 0];
   let [tokens, cost, dense, replacing, feedForward, parameters] = [0, 0, 0, 0, 0, 0];
   for (const sample of samples) {
     const { length, isScored, correct } = sample;
     const first = sample.confidence.findIndex((reached) => reached >= confidence);
     const exit = first < 0 ? layers : first + 1;
-    if (isScored) scores.add([correct[exit - 1] as number]);
+    if (isScored) {
+      scored++;
+      hits += correct[exit - 1] as number;
+    }
     const parts = denseCost(shape, length);
     const share = exit / layers;
     const heads = headCosts.slice(0, exit).reduce((sum, head) => sum + head, 0);
@@ -159,7 +162,7 @@ function exitPoint(
     .filter(({ kind }) => kind === 'feedForward')
     .map(({ name, layer }) => [name, (tokensByLayer[layer] as number) / tokens]);
   return {
-    score: scores.score(),
+    score: meanScore('accuracy', hits, scored),
     cost: cost / dense,
     convertedCost: replacing / feedForward,
     parametersRead: parameters / tokens / matrices.total,

@@ -1,9 +1,13 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import type { Thresholds } from '@d2dmoe/models';
 import type { Score } from '../score.js';
+import { frontier } from './frontier.js';
 import { layerPath } from './layer-path.js';
+import { lookUpBudget } from './look-up-budget.js';
+import { meetBudget } from './meet-budget.js';
 import { type MeasuredThresholds, resolveBudget } from './resolve-budget.js';
-import { between, type Thresholds, thresholdRule } from './thresholds.js';
+import { between, thresholdRule } from './thresholds.js';
 
 const grid = [0, 0.1, 0.2, 0.4, 0.8];
 
@@ -49,6 +53,7 @@ function measureAt(thresholds: Thresholds): Promise<MeasuredThresholds> {
   return Promise.resolve({
     thresholds,
     score: accuracy(0.9 - 0.2 * tau ** 2),
+    loss: tau,
     cost: 1.02 - 0.7 * Math.sqrt(tau),
   });
 }
@@ -83,6 +88,7 @@ test('for a loss, keep allows it to grow by what is not kept', async () => {
     Promise.resolve({
       thresholds,
       score: loss(3 + (thresholds as number)),
+      loss: 3 + (thresholds as number),
       cost: 1 - (thresholds as number),
     });
   const path = await Promise.all(grid.map(measure));
@@ -115,4 +121,76 @@ test('thresholds between two settings, and as a rule', () => {
     rule: 'threshold',
     value: 0,
   });
+});
+
+test('the frontier is what no other point beats in cost and loss', () => {
+  const point = fc.record({ cost: fc.integer({ max: 20 }), loss: fc.integer({ max: 20 }) });
+  fc.assert(
+    fc.property(fc.array(point), (points) => {
+      const kept = frontier(points);
+      for (const { cost, loss } of points) {
+        expect(kept.some((rival) => rival.cost <= cost && rival.loss <= loss)).toBe(true);
+      }
+      for (const [i, { cost, loss }] of kept.entries()) {
+        const dearer = kept[i - 1];
+        if (dearer) expect(dearer.cost > cost && dearer.loss < loss).toBe(true);
+      }
+    }),
+  );
+});
+
+/** A model of two layers as {@link toy}, scored by its loss. */
+function measureToy(thresholds: Thresholds): Promise<MeasuredThresholds> {
+  const byLayer =
+    typeof thresholds === 'number' ? { cheap: thresholds, dear: thresholds } : thresholds;
+  const { loss, cost } = toy(byLayer);
+  const score: Score = { name: 'loss', value: loss, higherIsBetter: false };
+  return Promise.resolve({ thresholds, score, loss, cost });
+}
+
+test('a budget is met by thresholds per layer where they are better, else by one for all', async () => {
+  const dense: Score = { name: 'loss', value: 1, higherIsBetter: false };
+  const global = await Promise.all(grid.map(measureToy));
+  const settings = await layerPath(['dear', 'cheap'], grid, measureToy, 8);
+  const perLayer = frontier([...global, ...(await Promise.all(settings.map(measureToy)))]);
+  await fc.assert(
+    fc.asyncProperty(fc.double({ min: 0.5, max: 0.99, noNaN: true }), async (cost) => {
+      const paths = { global, perLayer, measure: measureToy };
+      const met = await meetBudget(paths, { cost }, dense);
+      expect(met.chosen.loss).toBeLessThanOrEqual(met.global?.loss as number);
+      expect(Math.abs(met.chosen.cost - cost) / cost).toBeLessThan(0.01);
+    }),
+  );
+  const kept = await meetBudget({ global, perLayer, measure: measureToy }, { keep: 0.95 }, dense);
+  expect(kept.chosen.cost).toBeLessThan(kept.global?.cost as number);
+  expect(typeof kept.chosen.thresholds).toBe('object');
+  const alone = await meetBudget({ global, measure: measureToy }, { keep: 0.95 }, dense);
+  expect(alone.chosen).toEqual(alone.global);
+  // One threshold for all cannot be as cheap as the best per layer where the path goes further.
+  const short = { global: global.slice(0, 2), perLayer, measure: measureToy };
+  const beyond = await meetBudget(short, { cost: 0.6 }, dense);
+  expect(beyond.global).toBeUndefined();
+  expect(beyond.chosen.cost).toBeCloseTo(0.6, 2);
+  const unreachable = meetBudget({ global, perLayer, measure: measureToy }, { cost: 0.1 }, dense);
+  await expect(unreachable).rejects.toMatchObject({ code: 'BUDGET_UNREACHABLE' });
+});
+
+test('a budget is looked up between the points of a path without running anything', async () => {
+  const path = await Promise.all(grid.map(measureAt));
+  const dense = accuracy(0.9);
+  const point = path[2] as MeasuredThresholds;
+  expect(lookUpBudget(path, { cost: point.cost }, dense)).toBeCloseTo(point.thresholds as number);
+  expect(lookUpBudget(path, { keep: point.score.value / 0.9 }, dense)).toBeCloseTo(0.2);
+  fc.assert(
+    fc.property(fc.double({ min: 0.4, max: 1, noNaN: true }), (cost) => {
+      const tau = lookUpBudget(path, { cost }, dense) as number;
+      const right = path.findIndex((candidate) => candidate.cost < cost);
+      expect(tau).toBeGreaterThanOrEqual(grid[right - 1] as number);
+      expect(tau).toBeLessThanOrEqual(grid[right] as number);
+    }),
+  );
+  expect(lookUpBudget(path, { cost: 2 }, dense)).toBe(0);
+  expect(lookUpBudget(path, { keep: 0.5 }, dense)).toBe(0.8);
+  expect(() => lookUpBudget(path, { cost: 0.1 }, dense)).toThrow(/0\.394/);
+  expect(() => lookUpBudget(path, { keep: 1 }, accuracy(0.95))).toThrow(/0\.9000.* keeps 0\.947/);
 });

@@ -1,6 +1,7 @@
 import { D2DMoEError } from '@d2dmoe/core';
+import type { Thresholds } from '@d2dmoe/models';
 import type { Score } from '../score.js';
-import { between, type Thresholds } from './thresholds.js';
+import { between } from './thresholds.js';
 
 /** What a user asks for: a relative total cost, or a share of the dense score (a loss may grow by 1 − keep). */
 export type BudgetTarget = { cost: number } | { keep: number };
@@ -9,8 +10,15 @@ export type BudgetTarget = { cost: number } | { keep: number };
 export interface MeasuredThresholds {
   thresholds: Thresholds;
   score: Score;
+  /** Mean cross-entropy in nats, of classifiers too. */
+  loss: number;
   /** Total cost relative to the dense model. */
   cost: number;
+}
+
+/** What a budget is called where a checkpoint stores it: `keep-0.99`, `cost-0.6`. */
+export function budgetName(target: BudgetTarget): string {
+  return 'cost' in target ? `cost-${target.cost}` : `keep-${target.keep}`;
 }
 
 /** How near a cost has to come to what was asked for, relative to it. */
@@ -48,10 +56,7 @@ async function resolveCost(
   // More than all experts cost is always met by running all of them.
   if (cost >= first.cost) return first;
   if (cost < last.cost * (1 - tolerance)) {
-    throw new D2DMoEError(
-      'BUDGET_UNREACHABLE',
-      `A cost of ${cost} cannot be reached: this model's cheapest thresholds cost ${last.cost.toFixed(3)} of the dense model.`,
-    );
+    throw unreachableCost(cost, last.cost);
   }
   const index = path.findIndex((point) => point.cost <= cost);
   if (index < 1) return last;
@@ -76,20 +81,14 @@ async function resolveKeep(
   dense: Score,
   measure: (thresholds: Thresholds) => Promise<MeasuredThresholds>,
 ): Promise<MeasuredThresholds> {
-  const bound = dense.higherIsBetter ? keep * dense.value : (2 - keep) * dense.value;
+  const bound = scoreBound(keep, dense);
   const isKept = ({ score }: MeasuredThresholds) =>
     dense.higherIsBetter ? score.value >= bound : score.value <= bound;
   // The path is left where the score is first missed: a later point that keeps it again does so by chance.
   const missed = path.findIndex((point) => !isKept(point));
   if (missed === -1) return path.at(-1) as MeasuredThresholds;
   if (missed === 0) {
-    const best = [...path].sort((a, b) =>
-      dense.higherIsBetter ? b.score.value - a.score.value : a.score.value - b.score.value,
-    )[0] as MeasuredThresholds;
-    throw new D2DMoEError(
-      'BUDGET_UNREACHABLE',
-      `Keeping ${keep} of the dense ${dense.name} (${bound.toFixed(4)}) cannot be reached: the best thresholds give ${best.score.value.toFixed(4)}.`,
-    );
+    throw unreachableScore(keep, dense, path);
   }
   let left = path[missed - 1] as MeasuredThresholds;
   let right = path[missed] as MeasuredThresholds;
@@ -99,4 +98,32 @@ async function resolveKeep(
     else right = middle;
   }
   return left;
+}
+
+/** The worst score that keeps a share of the dense one; a loss may grow by 1 − keep of itself. */
+export function scoreBound(keep: number, dense: Score): number {
+  return (dense.higherIsBetter ? keep : 2 - keep) * dense.value;
+}
+
+/** The error for a cost that is below all of a path's, `cheapest` the least. */
+export function unreachableCost(cost: number, cheapest: number): D2DMoEError {
+  return new D2DMoEError(
+    'BUDGET_UNREACHABLE',
+    `A cost of ${cost} cannot be reached: this model's cheapest thresholds cost ${cheapest.toFixed(3)} of the dense model.`,
+  );
+}
+
+/** The error for a share of the score that no point of a path keeps. */
+export function unreachableScore(
+  keep: number,
+  dense: Score,
+  path: readonly Pick<MeasuredThresholds, 'score'>[],
+): D2DMoEError {
+  const values = path.map(({ score }) => score.value);
+  const best = dense.higherIsBetter ? Math.max(...values) : Math.min(...values);
+  const share = dense.higherIsBetter ? best / dense.value : 2 - best / dense.value;
+  return new D2DMoEError(
+    'BUDGET_UNREACHABLE',
+    `Keeping ${keep} of the dense ${dense.name}, a score of ${scoreBound(keep, dense).toFixed(4)}, cannot be reached: the best thresholds give ${best.toFixed(4)}, which keeps ${(Math.floor(1000 * share) / 1000).toFixed(3)}.`,
+  );
 }

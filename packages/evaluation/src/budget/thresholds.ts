@@ -1,8 +1,5 @@
 import type { SelectionRule } from '@d2dmoe/kernels';
-import type { Site } from '@d2dmoe/models';
-
-/** Thresholds of a converted model: one for all sites, or one for each by its name. */
-export type Thresholds = number | Readonly<Record<string, number>>;
+import type { Site, Thresholds } from '@d2dmoe/models';
 
 /** Thresholds as the rule that `dynamicSubstitute` and `evaluateRule` take. */
 export function thresholdRule(
