@@ -50,9 +50,9 @@ interface Encoded {
  *   loading throws
  */
 export async function classify(options: ClassifyOptions): Promise<ClassifyResult> {
-  const { checkpoint, inputs, tau, storage, signal } = options;
+  const { checkpoint, inputs, signal } = options;
   const tasks = ['text-classification', 'image-classification'] as const;
-  const running = await runModel(checkpoint, tasks, { tau, storage });
+  const running = await runModel(checkpoint, tasks, options);
   const { model } = running;
   try {
     const encode = await encoder(checkpoint, model);

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CurveJson } from '@d2dmoe/evaluation';
-import { dynamicSubstitute, type ModelType } from '@d2dmoe/models';
+import { type DynamicConfig, dynamicSubstitute, type ModelType } from '@d2dmoe/models';
 import { openCheckpoint } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, expect, test } from 'vitest';
@@ -51,7 +51,7 @@ test.each(activationFields)('%s is converted', async (type, activations) => {
   const tensorsBefore = tf.memory().numTensors;
   const events: string[] = [];
   const plans: Plan[] = [];
-  const { curve, tau, records } = await convert({
+  const { curve, unreachable, records } = await convert({
     input,
     output,
     data,
@@ -61,7 +61,7 @@ test.each(activationFields)('%s is converted', async (type, activations) => {
       split: { expertSize: 8 },
       route: { steps: 24, batchSize: 8, width: 8 },
       taus,
-      keep: 0.5,
+      budgets: [{ keep: 0.5 }, { cost: 0.01 }],
     },
     onPlan: (plan) => {
       expect(events).toEqual([]);
@@ -78,7 +78,8 @@ test.each(activationFields)('%s is converted', async (type, activations) => {
   );
   expect(records.map(({ stage }) => stage)).toEqual(stages);
   expect(records[0]?.metrics).toHaveLength(8);
-  expect(taus).toContain(tau);
+  // A conversion is not thrown away for a budget that cannot be had.
+  expect(unreachable).toEqual([expect.stringMatching(/^A cost of 0.01 cannot be reached/)]);
 
   // Others open it as a dense model with the activation that it was trained with.
   const config = await readJson(join(output, 'config.json'));
@@ -87,9 +88,15 @@ test.each(activationFields)('%s is converted', async (type, activations) => {
   expect(config).toEqual({ ...denseConfig, ...relu, d2dmoe: config['d2dmoe'] });
   const sites = Object.keys(curve.model.sites);
   expect(sites).toHaveLength(2);
+  const { calibration } = config['d2dmoe'] as DynamicConfig;
+  expect(Object.keys(calibration?.operating_points ?? {})).toEqual(['keep-0.5']);
+  expect(curve.operating_points?.map(({ name }) => name)).toEqual(['keep-0.5']);
+  const { format_version, name, ...stored } = await readJson(join(output, 'calibration.json'));
+  expect([format_version, name, stored]).toEqual([1, 'converted', calibration]);
   expect(config['d2dmoe']).toEqual({
     format_version: 1,
-    tau,
+    tau: calibration?.operating_points['keep-0.5']?.tau,
+    calibration,
     sites: Object.fromEntries(sites.map((site) => [site, { expert_size: 8, router_width: 8 }])),
   });
   const dense = await shapes(input);

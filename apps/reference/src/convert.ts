@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { expertCount } from '@d2dmoe/clustering';
-import type { CurveJson } from '@d2dmoe/evaluation';
+import type { BudgetTarget, CurveJson } from '@d2dmoe/evaluation';
 import type { Architecture } from '@d2dmoe/models';
 import { checkCheckpoint } from '@d2dmoe/models/node';
 import { type ConvertSettings, defaultSettings } from './defaults.js';
@@ -26,11 +26,9 @@ export interface ConvertOptions extends StageOptions {
 /** What a conversion gave. */
 export interface Conversion {
   records: StageRecord[];
-  /** The threshold chosen on the validation split. */
-  tau: number;
-  /** Whether that threshold keeps the share of the score that was asked for, on the validation split. */
-  reached: boolean;
-  /** The test split's curve, also in `curve.json`. */
+  /** What could not be reached on the validation split, a sentence for each budget. */
+  unreachable: string[];
+  /** The test split's curve with the operating points, also in `curve.json`. */
   curve: CurveJson;
 }
 
@@ -72,8 +70,10 @@ export async function convert(options: ConvertOptions): Promise<Conversion> {
   ];
   const evaluation = batched({ batchSize: 1, steps: 1 });
   const calibrated = await calibrate({ ...options, input: folder('route') }, input, evaluation, {
-    keep: settings.keep,
+    budgets: settings.budgets,
+    perLayer: settings.perLayer,
     taus: settings.taus,
+    strict: false,
     ...sampled,
   });
   const { record, curve } = await evaluateCurve({ ...options, input: output }, input, evaluation, {
@@ -91,11 +91,9 @@ export async function convert(options: ConvertOptions): Promise<Conversion> {
     };
     await writeReport({ ...options, ...reported, input: output });
   }
-  const [chosen] = calibrated.metrics;
   return {
     records: [...records, calibrated, record],
-    tau: chosen?.['tau'] as number,
-    reached: chosen?.['reached'] === 'yes',
+    unreachable: calibrated.metrics.flatMap(({ unreachable }) => (unreachable as string) ?? []),
     curve,
   };
 }
@@ -108,7 +106,8 @@ function resolveSettings(
   return {
     ...defaults,
     ...(given.taus && { taus: given.taus as readonly number[] }),
-    ...(given.keep !== undefined && { keep: given.keep }),
+    ...(given.budgets && { budgets: given.budgets as readonly BudgetTarget[] }),
+    ...(given.perLayer !== undefined && { perLayer: given.perLayer }),
     ...(given.samples !== undefined && { samples: given.samples }),
     sparsify: { ...defaults.sparsify, ...given.sparsify },
     split: { ...defaults.split, ...given.split },

@@ -1,3 +1,4 @@
+import type { BudgetTarget } from '@d2dmoe/evaluation';
 import type { ModelShape, ModelType } from '@d2dmoe/models';
 import type { RouteSettings } from './stages/route.js';
 import type { SparsifySettings } from './stages/sparsify.js';
@@ -10,8 +11,10 @@ export interface ConvertSettings {
   route: RouteSettings;
   /** Thresholds of the curve. */
   taus: readonly number[];
-  /** Share of the dense validation score that the chosen threshold keeps. */
-  keep: number;
+  /** What thresholds are found for on the validation split; the first is what the checkpoint then runs at. */
+  budgets: readonly BudgetTarget[];
+  /** Whether thresholds may differ by layer. */
+  perLayer: boolean;
   /** At most this many samples of the validation and of the test split. */
   samples?: number;
 }
@@ -32,6 +35,13 @@ export const defaultTaus: readonly number[] = [
   0, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6,
 ];
 
+/** The shares of the dense score at which conversions are compared. */
+export const defaultBudgets: readonly BudgetTarget[] = [
+  { keep: 0.99 },
+  { keep: 0.97 },
+  { keep: 0.95 },
+];
+
 /** The settings of a conversion where nothing else is said. */
 export function defaultSettings(type: ModelType, shape: ModelShape): ConvertSettings {
   const { batchSize, steps } = byType[type];
@@ -45,7 +55,8 @@ export function defaultSettings(type: ModelType, shape: ModelShape): ConvertSett
       learningRate: 3e-3,
     },
     taus: defaultTaus,
-    keep: 0.99,
+    budgets: defaultBudgets,
+    perLayer: true,
   };
 }
 

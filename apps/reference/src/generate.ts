@@ -45,6 +45,9 @@ export async function generate(options: GenerateOptions): Promise<GenerateResult
   const {
     checkpoint,
     prompt,
+    cost,
+    keep,
+    point,
     tau,
     storage,
     eosTokenId,
@@ -53,7 +56,8 @@ export async function generate(options: GenerateOptions): Promise<GenerateResult
     signal,
     ...sampling
   } = options;
-  const running = await runModel(checkpoint, ['text-generation'], { tau, storage });
+  const selection = { cost, keep, point, tau, storage };
+  const running = await runModel(checkpoint, ['text-generation'], selection);
   const { model } = running;
   try {
     const tokenizer = await loadTokenizer(checkpoint);

@@ -49,10 +49,13 @@ export function planConversion(
   settings: ConvertSettings,
   rate: number,
 ): Plan {
-  const { sparsify, split, route, taus } = settings;
+  const { sparsify, split, route, taus, budgets, perLayer } = settings;
   const sample = denseCost(shape, Math.round(data.meanLength)).total;
   const seconds = (passes: number) => (passes * sample * overhead) / rate;
-  const points = taus.length + 1;
+  // Each layer is looked at by itself at half of the thresholds, and a budget takes a few passes more.
+  const layered = perLayer ? shape.layers * Math.ceil(taus.length / 2) + 16 : 0;
+  const calibrations = 1 + taus.length + layered + 4 * budgets.length;
+  const evaluations = 1 + taus.length + (perLayer ? 2 : 1) * budgets.length;
   const experts = shape.hidden / split.expertSize;
   const stages = [
     {
@@ -73,13 +76,13 @@ export function planConversion(
     },
     {
       name: 'calibrate',
-      work: `${points} passes over ${data.validation} validation samples`,
-      seconds: seconds(points * data.validation),
+      work: `about ${calibrations} passes over ${data.validation} validation samples`,
+      seconds: seconds(calibrations * data.validation),
     },
     {
       name: 'evaluate',
-      work: `${points} passes over ${data.test} test samples`,
-      seconds: seconds(points * data.test),
+      work: `${evaluations} passes over ${data.test} test samples`,
+      seconds: seconds(evaluations * data.test),
     },
   ];
   const weights = 4 * parameters;

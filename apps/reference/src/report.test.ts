@@ -1,4 +1,4 @@
-import { type CurveJson, curveToJson } from '@d2dmoe/evaluation';
+import { type CurveJson, type CurveJsonPoint, curveToJson } from '@d2dmoe/evaluation';
 import type { RouterWeights } from '@d2dmoe/kernels';
 import type { ModelShape, Site } from '@d2dmoe/models';
 import { expect, test } from 'vitest';
@@ -45,6 +45,7 @@ function curve(rule: 'threshold' | 'topK', values: number[]): CurveJson {
       rule: { rule, value },
       ...(rule === 'threshold' && { tau: value }),
       score: { ...score, value: 0.89 },
+      loss: 0.3,
       cost: 0.5,
       convertedCost: 0.4,
       parametersRead: 0.6,
@@ -54,13 +55,25 @@ function curve(rule: 'threshold' | 'topK', values: number[]): CurveJson {
   });
 }
 
-test('a curve over thresholds names the one that was chosen', () => {
-  expect(curveReport(curve('threshold', [0, 0.2]), 0.2)).toContain(
-    'Chosen on the validation split: tau 0.2, accuracy 0.8900 (dense 0.9000) at 0.500 of the dense cost.',
-  );
+test('the operating points are named below the curve, with what one threshold for all layers gives', () => {
+  const file = curve('threshold', [0, 0.2]);
+  const [global] = file.points as [CurveJsonPoint];
+  const { tau: _, ...point } = { ...global, score: 0.895, cost: 0.45 };
+  const report = curveReport({
+    ...file,
+    operating_points: [
+      { name: 'keep-0.99', point, global },
+      { name: 'cost-0.5', point: { ...global, tau: 0.20001 } },
+    ],
+  });
+  expect(report.split('\n').slice(-4)).toEqual([
+    'Thresholds chosen on the validation split, on the test split (dense accuracy 0.9000):',
+    '',
+    '  keep-0.99  accuracy 0.8950 at 0.450 of the dense cost, tau by layer; with one tau for all layers 0.8900 at 0.500',
+    '  cost-0.5   accuracy 0.8900 at 0.500 of the dense cost, tau 0.2',
+  ]);
 });
 
-test('a curve for which nothing was chosen says nothing of a choice', () => {
-  expect(curveReport(curve('topK', [2, 4]))).not.toContain('Chosen');
-  expect(curveReport(curve('threshold', [0, 0.2]))).not.toContain('Chosen');
+test('a curve of a model that was not calibrated says nothing of a choice', () => {
+  expect(curveReport(curve('topK', [2, 4]))).not.toContain('chosen');
 });

@@ -21,22 +21,38 @@ export function planReport(plan: Plan, { architecture, dataset }: PreparedData):
   ].join('\n');
 }
 
-/** A test curve for people; the chosen threshold is named below it. */
-export function curveReport(curve: CurveJson, tau?: number): string {
+/** A test curve for people, and the operating points below it. */
+export function curveReport(curve: CurveJson): string {
   const { points, dense } = curveFromJson(curve);
   const unit = curve.model.task === 'text-generation' ? 'blocks' : 'samples';
-  const chosen = tau === undefined ? undefined : points.find((point) => point.tau === tau);
-  const lines = [
+  return [
     '',
     `Cost and quality on the test split (${curve.dense.samples} ${unit}, ${curve.dense.tokens} tokens):`,
     '',
     curveTable(points, dense),
+    ...operatingPointLines(curve),
+  ].join('\n');
+}
+
+/** What each operating point gave on the test split, a line each. */
+export function operatingPointLines({
+  operating_points: named = [],
+  score,
+  dense,
+}: Pick<CurveJson, 'operating_points' | 'score' | 'dense'>): string[] {
+  if (named.length === 0) return [];
+  const width = Math.max(...named.map(({ name }) => name.length));
+  return [
+    '',
+    `Thresholds chosen on the validation split, on the test split (dense ${score.name} ${dense.score.toFixed(4)}):`,
+    '',
+    ...named.map(({ name, point, global }) => {
+      const tau =
+        point.tau === undefined ? 'tau by layer' : `tau ${Number(point.tau.toPrecision(3))}`;
+      const one = global
+        ? `; with one tau for all layers ${global.score.toFixed(4)} at ${global.cost.toFixed(3)}`
+        : '';
+      return `  ${name.padEnd(width)}  ${score.name} ${point.score.toFixed(4)} at ${point.cost.toFixed(3)} of the dense cost, ${tau}${one}`;
+    }),
   ];
-  if (chosen) {
-    lines.push(
-      '',
-      `Chosen on the validation split: tau ${tau}, ${curve.score.name} ${chosen.score.value.toFixed(4)} (dense ${curve.dense.score.toFixed(4)}) at ${chosen.cost.toFixed(3)} of the dense cost.`,
-    );
-  }
-  return lines.join('\n');
 }

@@ -1,5 +1,5 @@
 import { D2DMoEError } from '@d2dmoe/core';
-import { ExecutionCounter } from '@d2dmoe/evaluation';
+import { ExecutionCounter, thresholdRule } from '@d2dmoe/evaluation';
 import {
   dynamicSubstitute,
   packModel,
@@ -9,7 +9,7 @@ import {
   type Task,
 } from '@d2dmoe/models';
 import { loadModel, readConfig } from '@d2dmoe/models/node';
-import { type SelectionArguments, selectionOf } from './selection.js';
+import { type SelectionArguments, thresholdsOf } from './selection.js';
 
 /** A model that is loaded to be used. */
 export interface RunningModel {
@@ -25,7 +25,7 @@ export interface RunningModel {
 /**
  * Loads a checkpoint to be used for one of `tasks`, dense or converted.
  *
- * @throws D2DMoEError `INPUT_INVALID` where the checkpoint is for another task; what `loadModel` and `selectionOf`
+ * @throws D2DMoEError `INPUT_INVALID` where the checkpoint is for another task; what `loadModel` and `thresholdsOf`
  *   throw
  */
 export async function runModel(
@@ -42,8 +42,8 @@ export async function runModel(
   }
   const model = await loadModel(checkpoint);
   try {
-    const rule = selectionOf(selection, model);
-    if (rule === undefined) {
+    const thresholds = thresholdsOf(selection, model);
+    if (thresholds === undefined) {
       return {
         model,
         options: {},
@@ -53,7 +53,10 @@ export async function runModel(
     }
     packModel(model, { storage: selection.storage ?? 'float32' });
     const counter = new ExecutionCounter();
-    const substitute = dynamicSubstitute(model, { rule, onSelection: counter.observe });
+    const substitute = dynamicSubstitute(model, {
+      rule: thresholdRule(thresholds),
+      onSelection: counter.observe,
+    });
     return {
       model,
       options: { substitute },

@@ -27,6 +27,17 @@ export interface CurveJson {
     parameters: number;
   };
   points: CurveJsonPoint[];
+  /** Points that the model was calibrated for, on these data. */
+  operating_points?: CurveJsonOperatingPoint[];
+}
+
+/** A named point of a curve file. */
+export interface CurveJsonOperatingPoint {
+  /** `keep-0.99`, `cost-0.6`. */
+  name: string;
+  point: CurveJsonPoint;
+  /** The same budget met by one threshold for all layers, where the point's thresholds differ by layer. */
+  global?: CurveJsonPoint;
 }
 
 /** One point of a curve file; costs are relative to the dense model. */

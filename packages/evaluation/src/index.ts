@@ -51,6 +51,7 @@ export {
 export {
   type CurveDescription,
   type CurveJson,
+  type CurveJsonOperatingPoint,
   type CurveJsonPoint,
   curveFromJson,
   curveToJson,

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import type { BudgetTarget } from '@d2dmoe/evaluation';
 import { regularizers, schedules } from '@d2dmoe/sparsity';
 import { type Conversion, convert } from '../convert.js';
 import { useDevice } from '../device.js';
@@ -68,13 +69,34 @@ export const calibrateOptions = [
   },
   {
     flag: 'keep',
-    type: 'number',
-    min: 0,
+    type: 'list',
+    of: 'number',
+    min: 1e-3,
     max: 1,
-    description: 'share of the dense validation score that the chosen threshold keeps',
+    description:
+      'shares of the dense validation score to find thresholds for; a loss may grow by 1 − keep (default: 0.99, 0.97, 0.95)',
+  },
+  {
+    flag: 'cost',
+    type: 'list',
+    of: 'number',
+    min: 1e-3,
+    description: 'costs relative to the dense model to find thresholds for',
+  },
+  {
+    flag: 'per-layer',
+    type: 'boolean',
+    default: true,
+    description: 'let thresholds differ by layer',
   },
   samplesOption,
 ] as const;
+
+/** The budgets that a command line names; undefined where it names none. */
+export function budgetsOf(args: { keep: number[]; cost: number[] }): BudgetTarget[] | undefined {
+  const budgets = [...args.keep.map((keep) => ({ keep })), ...args.cost.map((cost) => ({ cost }))];
+  return budgets.length > 0 ? budgets : undefined;
+}
 
 interface StageArguments {
   steps?: number | undefined;
@@ -130,7 +152,7 @@ export const convertCommand = defineCommand(
         settings: {
           ...settingsOf(args),
           ...(args.tau.length > 0 && { taus: args.tau }),
-          ...given({ keep: args.keep, samples: args.samples }),
+          ...given({ budgets: budgetsOf(args), perLayer: args.perLayer, samples: args.samples }),
         },
         onPlan: (plan, data) => console.log(planReport(plan, data)),
       }),
@@ -140,14 +162,11 @@ export const convertCommand = defineCommand(
   },
 );
 
-/** Prints a conversion's curve, what was chosen and where it is. */
-export function reportConversion({ curve, tau, reached, records }: Conversion, out: string): void {
-  console.log(curveReport(curve, tau));
-  if (!reached) {
-    console.log(
-      'No threshold keeps as much of the score as was asked for; the best-scoring one was chosen.',
-    );
-  }
+/** Prints a conversion's curve, its operating points and where it is. */
+export function reportConversion(conversion: Conversion, out: string): void {
+  const { curve, unreachable, records } = conversion;
+  console.log(curveReport(curve));
+  for (const sentence of unreachable) console.log(`\nOn the validation split: ${sentence}`);
   const seconds = records.reduce((sum, record) => sum + record.seconds, 0);
   console.log(
     `\nConverted in ${formatDuration(seconds)} of work: ${out}, with the report in ${join(out, 'report.html')}.`,

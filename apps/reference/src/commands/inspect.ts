@@ -48,7 +48,8 @@ export const inspectCommand = defineCommand(
     if (dynamic === undefined) {
       console.log(`  dense; ${ffns.length} FFNs can be converted`);
     } else {
-      console.log(`  converted, runs at tau ${dynamic.tau} unless told otherwise:`);
+      const own = typeof dynamic.tau === 'number' ? `tau ${dynamic.tau}` : 'a tau for each layer';
+      console.log(`  converted, runs at ${own} unless told otherwise:`);
       for (const site of ffns) {
         const entry = dynamic.sites[site.name];
         if (entry === undefined) continue;
@@ -58,6 +59,14 @@ export const inspectCommand = defineCommand(
             : `router of width ${entry.router_width}`;
         console.log(
           `    ${site.name}: ${site.hidden / entry.expert_size} experts of ${entry.expert_size}, ${router}`,
+        );
+      }
+      const points = Object.entries(dynamic.calibration?.operating_points ?? {});
+      if (points.length > 0)
+        console.log('  operating points, as measured on the validation split:');
+      for (const [name, { score, cost }] of points) {
+        console.log(
+          `    ${name}: ${dynamic.calibration?.score} ${score.toFixed(4)} at ${cost.toFixed(3)} of the dense cost`,
         );
       }
     }

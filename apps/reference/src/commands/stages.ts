@@ -1,8 +1,10 @@
 import { readArchitecture } from '@d2dmoe/models';
 import { readConfig } from '@d2dmoe/models/node';
-import { defaultSettings, defaultTaus } from '../defaults.js';
+import { defaultBudgets, defaultSettings, defaultTaus } from '../defaults.js';
 import { useDevice } from '../device.js';
+import { operatingPointLines } from '../report.js';
 import { calibrate } from '../stages/calibrate.js';
+import { evaluateCurve } from '../stages/evaluate.js';
 import { prepareData } from '../stages/prepare.js';
 import { route } from '../stages/route.js';
 import { sparsify } from '../stages/sparsify.js';
@@ -11,6 +13,7 @@ import type { StageRecord } from '../stages/stage.js';
 import { defineCommand } from '../terminal/arguments.js';
 import { formatDuration } from '../terminal/format.js';
 import {
+  budgetsOf,
   calibrateOptions,
   routeOptions,
   settingsOf,
@@ -23,6 +26,7 @@ import {
   dataOf,
   dataOptions,
   denseOption,
+  given,
   outOption,
   stageOptions,
   withFolders,
@@ -95,7 +99,7 @@ export const routeCommand = defineCommand(
 export const calibrateCommand = defineCommand(
   {
     name: 'calibrate',
-    summary: 'Stage 4: choose the threshold on the validation split',
+    summary: 'Stage 4: find thresholds for costs or shares of the score on the validation split',
     positionals: [checkpointArgument],
     options: [...dataOptions, denseOption, outOption, ...calibrateOptions, ...stageOptions],
   },
@@ -104,14 +108,22 @@ export const calibrateCommand = defineCommand(
     await useDevice(args.device, args.threads);
     const data = await prepareData(args.ckpt, dataOf(args));
     const batches = { hash: data.dataset.hash, batches: data.batches({ batchSize: 1, steps: 1 }) };
-    const record = await withProgress(args, context, (options) =>
-      calibrate(options, args.dense, batches, {
-        keep: args.keep ?? 0.99,
+    const samples = given({ samples: args.samples });
+    const curve = await withProgress(args, context, async (options) => {
+      await calibrate(options, args.dense, batches, {
+        budgets: budgetsOf(args) ?? defaultBudgets,
+        perLayer: args.perLayer,
         taus: args.tau.length > 0 ? args.tau : defaultTaus,
-        ...(args.samples !== undefined && { samples: args.samples }),
-      }),
-    );
-    await report(record, args.out, args.json);
+        strict: true,
+        ...samples,
+      });
+      const evaluation = { ...options, input: options.output };
+      return (await evaluateCurve(evaluation, args.dense, batches, { rules: [], ...samples }))
+        .curve;
+    });
+    console.log(operatingPointLines(curve).join('\n'));
+    console.log(`\nWritten to ${args.out}.`);
+    await writeJson(args.json, curve);
   },
 );
 

@@ -35,14 +35,17 @@ test('the demo: a good dense model, and 97 % of it at 0.6 of the cost', {
     await readFile(join(folder, 'demo', 'converted', 'curve.json'), 'utf8'),
   );
   expect(result.curve).toEqual(curve);
-  const { dense, points, score } = result.curve;
+  const { dense, score } = result.curve;
   expect(score.name).toBe('accuracy');
   expect(dense.score).toBeGreaterThanOrEqual(0.9);
-  const good = points.filter((point) => point.score >= 0.97 * dense.score && point.cost <= 0.6);
-  expect(good.length).toBeGreaterThan(0);
-  expect(result.reached).toBe(true);
-  expect(good.map(({ tau }) => tau)).toContain(result.tau);
-  expect(stdout).toContain(`tau ${result.tau}`);
+  const named = result.curve.operating_points ?? [];
+  expect(named.map(({ name }) => name)).toEqual(['keep-0.99', 'keep-0.97', 'keep-0.95']);
+  for (const { name, point } of named) {
+    const keep = Number(name.replace('keep-', ''));
+    expect(point.score).toBeGreaterThanOrEqual(keep * dense.score - 0.005);
+    expect(stdout).toContain(`${name}  accuracy ${point.score.toFixed(4)}`);
+  }
+  expect(named[1]?.point.cost).toBeLessThanOrEqual(0.6);
 
   const again = await runBuilt(['demo'], { cwd: folder });
   const stages = ['train', 'sparsify', 'split', 'route', 'calibrate', 'evaluate'];

@@ -1,21 +1,27 @@
+import { basename, join } from 'node:path';
+import { D2DMoEError } from '@d2dmoe/core';
 import {
-  cheapestWithin,
-  type CurvePoint,
-  curveToJson,
+  budgetName,
+  type BudgetTarget,
   type DenseEvaluation,
-  evaluateDense,
   type EvaluationBatches,
   type EvaluationOptions,
-  sweep,
+  evaluateDense,
+  meetBudget,
+  type MeasuredThresholds,
+  type MetBudget,
+  type ThresholdPaths,
+  thresholdPaths,
 } from '@d2dmoe/evaluation';
+import type { StoredCalibration, StoredPoint } from '@d2dmoe/models';
 import { loadModel, saveModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
-import { basename, join } from 'node:path';
 import type { Batches } from '../batches/batches.js';
 import { routedSites } from './sites.js';
 import {
   hashCheckpoint,
+  type Metrics,
   requireOwnOutput,
   runStage,
   type StageOptions,
@@ -24,20 +30,28 @@ import {
 
 /** Settings of {@link calibrate}. */
 export interface CalibrateSettings {
-  /** Share of the dense validation score to keep; a loss may grow by 1 − keep. */
-  keep: number;
+  /** What to find thresholds for; the checkpoint runs at the first unless told otherwise. */
+  budgets: readonly BudgetTarget[];
+  /** Whether thresholds may differ by layer; otherwise there is one for all. */
+  perLayer: boolean;
   /** Thresholds to try. */
   taus: readonly number[];
   /** At most this many validation samples. */
   samples?: number;
+  /**
+   * Whether a budget that cannot be reached ends the stage. Otherwise it is left out, and where it is the first the
+   * checkpoint runs at the thresholds that score best.
+   */
+  strict: boolean;
 }
 
 /**
- * Chooses the threshold on the validation split: the cheapest τ that keeps `keep` of the dense model's score, or the
- * best-scoring one where none does (the record's metrics say which). The threshold goes into config.json as the one
- * to run with; the validation curve into `validation-curve.json`.
+ * Finds thresholds on the validation split, for each budget those that meet it best. They go into config.json as named
+ * operating points, with all that was measured, so that other budgets can be looked up later; the same into
+ * `calibration.json`.
  *
- * @param dense folder of the dense checkpoint that the score is compared with
+ * @param dense folder of the dense checkpoint that scores are relative to
+ * @throws D2DMoEError `BUDGET_UNREACHABLE` where `strict` and a budget cannot be met
  */
 export async function calibrate(
   options: StageOptions,
@@ -45,13 +59,15 @@ export async function calibrate(
   data: { batches: Batches; hash: string },
   settings: CalibrateSettings,
 ): Promise<StageRecord> {
-  await requireOwnOutput(options.input, options.output);
-  await routedSites(options.input);
+  const { input, output } = options;
+  await requireOwnOutput(input, output);
+  await routedSites(input);
   const inputs = {
-    checkpoint: await hashCheckpoint(options.input),
+    checkpoint: await hashCheckpoint(input),
     dense: await hashCheckpoint(dense),
     data: data.hash,
   };
+  const { budgets, perLayer, taus, samples, strict } = settings;
   return runStage(
     'calibrate',
     options,
@@ -59,44 +75,37 @@ export async function calibrate(
     { ...settings, device: tf.getBackend() },
     async () => {
       const reporting = reportingAs(options, 'calibrate');
-      const batches = () => data.batches.evaluation('validation', settings.samples);
+      const batches = () => data.batches.evaluation('validation', samples);
       const reference = await evaluateFolder(dense, batches(), reporting);
-      const model = await loadModel(options.input);
+      const model = await loadModel(input);
       try {
-        const points = await sweep({ model, batches, taus: settings.taus, ...reporting });
-        const kept = cheapestWithin(points, { keep: settings.keep, dense: reference.score });
-        const chosen = kept ?? best(points);
-        const figures = {
-          tau: chosen.tau as number,
-          [chosen.score.name]: chosen.score.value,
-          cost: chosen.cost,
-        };
-        options.onProgress?.({
-          status: 'progress',
-          name: 'calibrate',
-          progress: 100,
-          metrics: figures,
-        });
+        const paths = await thresholdPaths({ model, batches, taus, perLayer, ...reporting });
+        const met = new Map<string, MetBudget>();
+        const metrics: Metrics[] = [];
+        for (const budget of budgets) {
+          const name = budgetName(budget);
+          const found = await meetBudget(paths, budget, reference.score).catch((error: unknown) => {
+            if (strict || !isUnreachable(error)) throw error;
+            return error;
+          });
+          if (found instanceof D2DMoEError) {
+            metrics.push({ point: name, unreachable: found.message });
+          } else {
+            met.set(name, found);
+            metrics.push({ point: name, ...figures(found) });
+          }
+        }
+        const first = met.get(budgetName(budgets[0] as BudgetTarget))?.chosen ?? best(paths);
+        const calibration = store(paths, met, reference);
         const converted = model.config['d2dmoe'] as Record<string, unknown>;
-        model.config['d2dmoe'] = { ...converted, tau: chosen.tau };
-        await saveModel(model, options.output, { copyFrom: options.input });
-        const curve = curveToJson({
-          name: basename(options.output),
-          model,
-          dense: reference,
-          points,
-        });
+        model.config['d2dmoe'] = { ...converted, tau: first.thresholds, calibration };
+        await saveModel(model, output, { copyFrom: input });
+        const file = { format_version: 1, name: basename(output), ...calibration };
         await writeFileAtomic(
-          join(options.output, 'validation-curve.json'),
-          `${JSON.stringify(curve, undefined, 2)}\n`,
+          join(output, 'calibration.json'),
+          `${JSON.stringify(file, undefined, 2)}\n`,
         );
-        return [
-          {
-            ...figures,
-            reached: kept ? 'yes' : 'no',
-            [`dense ${reference.score.name}`]: reference.score.value,
-          },
-        ];
+        return metrics;
       } finally {
         model.dispose();
       }
@@ -104,11 +113,51 @@ export async function calibrate(
   );
 }
 
-function best(points: readonly CurvePoint[]): CurvePoint {
-  const [first] = [...points].sort((a, b) =>
+const isUnreachable = (error: unknown): error is D2DMoEError =>
+  error instanceof D2DMoEError && error.code === 'BUDGET_UNREACHABLE';
+
+function figures({ chosen, global }: MetBudget): Metrics {
+  const { thresholds, score, cost } = chosen;
+  const tau = typeof thresholds === 'number' ? thresholds : 'by layer';
+  return {
+    tau,
+    [score.name]: score.value,
+    cost,
+    ...(tau === 'by layer' &&
+      global && {
+        'global tau': global.thresholds as number,
+        [`global ${score.name}`]: global.score.value,
+        'global cost': global.cost,
+      }),
+  };
+}
+
+/** What goes into config.json. */
+function store(
+  { global, perLayer }: ThresholdPaths,
+  met: ReadonlyMap<string, MetBudget>,
+  { score }: DenseEvaluation,
+): StoredCalibration {
+  const stored = ({ thresholds, score, cost }: MeasuredThresholds): StoredPoint => ({
+    tau: thresholds,
+    score: score.value,
+    cost,
+  });
+  return {
+    score: score.name,
+    dense_score: score.value,
+    path: (perLayer ?? global).map(stored),
+    operating_points: Object.fromEntries(
+      Array.from(met, ([name, { chosen }]) => [name, stored(chosen)]),
+    ),
+  };
+}
+
+function best({ global, perLayer = [] }: ThresholdPaths): MeasuredThresholds {
+  const [first] = [...global, ...perLayer].sort((a, b) =>
     a.score.higherIsBetter ? b.score.value - a.score.value : a.score.value - b.score.value,
   );
-  return first as CurvePoint;
+  return first as MeasuredThresholds;
 }
 
 /** The score of a dense checkpoint folder. */

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { type CurveJson, curveToJson, sweep } from '@d2dmoe/evaluation';
+import { type CurveJson, curveToJson, pointToJson, sweep } from '@d2dmoe/evaluation';
 import type { ExpertStorage, SelectionRule } from '@d2dmoe/kernels';
 import { packModel } from '@d2dmoe/models';
 import { loadModel } from '@d2dmoe/models/node';
@@ -8,6 +8,7 @@ import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
 import { evaluateFolder, reportingAs } from './calibrate.js';
+import { measureOperatingPoints } from './operating-points.js';
 import { routedSites } from './sites.js';
 import { hashCheckpoint, runStage, type StageOptions, type StageRecord } from './stage.js';
 
@@ -22,8 +23,8 @@ export interface EvaluateSettings {
 }
 
 /**
- * Measures the cost–quality curve of a converted checkpoint on the test split and writes it as `curve.json` into the
- * output folder.
+ * Measures the cost–quality curve of a converted checkpoint and its operating points on the test split and writes them
+ * as `curve.json` into the output folder.
  *
  * @param dense folder of the dense checkpoint that costs and scores are relative to
  */
@@ -53,12 +54,15 @@ export async function evaluateCurve(
       try {
         packModel(model, { storage: settings.storage ?? 'float32' });
         const points = await sweep({ model, batches, rules: settings.rules, ...reporting });
-        const curve = curveToJson({
-          name: basename(options.input),
-          model,
-          dense: reference,
-          points,
-        });
+        const named = await measureOperatingPoints(options.input, model, batches, reporting);
+        const curve: CurveJson = {
+          ...curveToJson({ name: basename(options.input), model, dense: reference, points }),
+          operating_points: named.map(({ name, point, global }) => ({
+            name,
+            point: pointToJson(point),
+            ...(global && { global: pointToJson(global) }),
+          })),
+        };
         await writeFileAtomic(file, `${JSON.stringify(curve, undefined, 2)}\n`);
         return points.map((point) => ({
           rule: point.rule.rule as string,

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { executedByPosition } from '@d2dmoe/evaluation';
 import type { ImageSample, TextSample } from '@d2dmoe/evaluation/report';
 import type { SelectionRule } from '@d2dmoe/kernels';
-import type { Batch, Model } from '@d2dmoe/models';
+import type { Batch, Model, Site } from '@d2dmoe/models';
 import { loadImageProcessor, loadTokenizer } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
 import sharp from 'sharp';
@@ -22,7 +22,7 @@ export async function reportSamples(
   checkpoint: string,
   model: Model,
   { dataset, architecture }: PreparedData,
-  rule: SelectionRule,
+  rule: SelectionRule | ((site: Site) => SelectionRule),
 ): Promise<{ images: ImageSample[] } | { texts: TextSample[] }> {
   const name = (label: number) =>
     dataset.labels?.[label] ?? architecture.labels?.[label] ?? `class ${label}`;

@@ -31,7 +31,7 @@ test.each(samplesFigure)('a conversion of %s leaves a report', async (type, figu
       split: { expertSize: 8 },
       route: { steps: 2, batchSize: 4, width: 8 },
       taus: [0, 0.5],
-      keep: 0.5,
+      budgets: [{ keep: 0.5 }],
     },
     onProgress: ({ status, name }: { status: string; name: string }) =>
       name === 'report' && statuses.push(status),
@@ -51,7 +51,7 @@ test.each(samplesFigure)('a conversion of %s leaves a report', async (type, figu
     ].toSorted(),
   );
   const html = await readFile(join(output, 'report.html'), 'utf8');
-  expect(html).toContain('chosen on the validation split to keep 50 %');
+  expect(html).toContain('chosen on the validation split for 50 % of the dense');
   for (const stage of ['sparsify', 'split', 'route', 'calibrate', 'evaluate']) {
     expect(html).toContain(`<th scope="row">${stage}</th><td>3</td>`);
   }

@@ -5,11 +5,12 @@ import { D2DMoEError } from '@d2dmoe/core';
 import {
   type CurveJson,
   type CurvePoint,
-  cheapestWithin,
   curveFromJson,
   evaluateRule,
   executedByToken,
+  pointFromJson,
   routerError,
+  thresholdRule,
   timeForward,
 } from '@d2dmoe/evaluation';
 import {
@@ -17,14 +18,16 @@ import {
   type ReportCurve,
   renderReport,
   type ReportSettings,
+  type ThresholdGain,
   type WallClock,
 } from '@d2dmoe/evaluation/report';
 import type { SelectionRule } from '@d2dmoe/kernels';
-import { type Batch, dynamicConfig, type Model } from '@d2dmoe/models';
+import { type Batch, dynamicConfig, type Model, type Site } from '@d2dmoe/models';
 import { loadModel } from '@d2dmoe/models/node';
 import { makeFolder, writeFileAtomic } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
+import { budgetLabel } from './operating-points.js';
 import type { PreparedData } from './prepare.js';
 import { reportSamples } from './report-samples.js';
 import { measureSparsity } from './sparsity-by-site.js';
@@ -35,6 +38,9 @@ const observedPositions = 8192;
 
 /** Samples of the batch that is timed. */
 const timed = 32;
+
+/** An operating point with the rule that it was measured with. */
+type ReportedPoint = OperatingPoint & { point: CurvePoint };
 
 /** What {@link writeReport} takes besides a stage's input, signal and progress. */
 export interface ReportOptions extends Pick<StageOptions, 'input' | 'signal' | 'onProgress'> {
@@ -76,21 +82,25 @@ export async function writeReport(options: ReportOptions): Promise<void> {
     const model = await loadModel(input);
     models.push(model);
     const after = await measureSparsity(model, some(), signal);
-    const tau = dynamicConfig(model)?.tau ?? 0;
-    const rule: SelectionRule = { rule: 'threshold', value: tau };
-    const calibrated = await operatingPoint(input, points, rule, () =>
-      evaluateRule(model, batches.evaluation('test', options.samples), rule, observing),
-    );
-    const further = [0.97, 0.95].flatMap(
-      (keep) => cheapestWithin(points, { keep, dense: dense.score }) ?? [],
-    );
+    const rule = thresholdRule(dynamicConfig(model)?.tau ?? 0);
+    const named = operatingPoints(options.curve);
+    if (named.length === 0) {
+      const point = await evaluateRule(
+        model,
+        batches.evaluation('test', options.samples),
+        rule,
+        observing,
+      );
+      named.push({ name: 'stored', chosen: 'the one that the checkpoint stores', point });
+    }
     const { html, figures } = renderReport({
       name: options.curve.model.name,
       data: `the test split of ${basename(data.dataset.source)}`,
       dense,
       dynamicK: points,
       baselines: options.baselines ?? [],
-      operatingPoints: [calibrated],
+      operatingPoints: named,
+      gains: gainsOf(options.curve),
       executed: await executedByToken(model, some(), rule, observing),
       sparsity: Array.from(after, ([site, shares]) => ({
         site,
@@ -99,7 +109,7 @@ export async function writeReport(options: ReportOptions): Promise<void> {
       })),
       routers: await routerError(model, some(), rule, observing),
       ...(await reportSamples(input, model, data, rule)),
-      ...(await clock(denseModel, model, batches, [calibrated.point, ...further], signal)),
+      ...(await clock(denseModel, model, batches, named, signal)),
       settings: await settingsOf(options.records, observed),
     });
     await makeFolder(join(directory, 'figures'));
@@ -140,55 +150,52 @@ const exists = (path: string) =>
     () => false,
   );
 
-/** The checkpoint's own threshold on the test split: a point of the curve, or measured where that lacks it. */
-async function operatingPoint(
-  checkpoint: string,
-  points: readonly CurvePoint[],
-  rule: SelectionRule,
-  measure: () => Promise<CurvePoint>,
-): Promise<OperatingPoint> {
-  const point = points.find(({ tau }) => tau === rule.value) ?? (await measure());
-  const [record] = (await stageRecords(checkpoint)).filter(({ stage }) => stage === 'calibrate');
-  const keep = record?.settings['keep'];
-  if (typeof keep !== 'number') {
-    return { name: 'the checkpoint’s own', chosen: 'the one that the checkpoint stores', point };
-  }
-  const share = Number((100 * keep).toFixed(2));
-  return {
-    name: `keep ${keep}`,
-    chosen: `chosen on the validation split to keep ${share} % of the dense ${point.score.name}`,
-    point,
-  };
+/** The operating points of a curve file; the first is the one that the checkpoint runs at. */
+function operatingPoints({ operating_points: named = [], score }: CurveJson): ReportedPoint[] {
+  return named.map(({ name, point }) => ({
+    name,
+    chosen: `chosen on the validation split for ${budgetLabel(name, score.name)}`,
+    point: pointFromJson(point, score),
+  }));
 }
 
-/** Times the dense model and the converted one at the points' thresholds on the current device; one batch of the test split. */
+/** What thresholds by layer gained over one for all. */
+function gainsOf({ operating_points: named = [], score }: CurveJson): ThresholdGain[] {
+  return named.flatMap(({ name, point, global }) =>
+    global
+      ? {
+          budget: budgetLabel(name, score.name),
+          global: pointFromJson(global, score),
+          perLayer: pointFromJson(point, score),
+        }
+      : [],
+  );
+}
+
+/** Times the dense model and the converted one at its operating points on the current device; one batch of the test split. */
 async function clock(
   dense: Model,
   converted: Model,
   batches: Batches,
-  points: readonly Pick<CurvePoint, 'tau' | 'cost'>[],
+  points: readonly ReportedPoint[],
   signal?: AbortSignal,
 ): Promise<{ wallClock?: WallClock }> {
-  const taus = new Map(
-    points.flatMap(({ tau, cost }) => (tau === undefined ? [] : [[tau, cost] as const])),
-  );
-  const sorted = [...taus].sort(([a], [b]) => a - b);
   for await (const { batch } of batches.evaluation('test', timed)) {
     try {
       const { dense: denseTiming, rules } = await timeForward({
         dense,
         converted,
         batch,
-        rules: sorted.map(([value]) => ({ rule: 'threshold', value })),
+        rules: points.map(({ point }) => ruleOf(point)),
         ...(signal && { signal }),
       });
       const wallClock = {
         device: `${tf.getBackend()} (${cpus()[0]?.model.trim() ?? process.arch}, Node ${process.versions.node})`,
         batch: describeBatch(batch),
         dense: denseTiming,
-        converted: sorted.map(([tau, cost], i) => ({
-          label: `τ = ${tau}`,
-          cost,
+        converted: points.map(({ name, point }, i) => ({
+          label: point.tau === undefined ? name : `τ = ${Number(point.tau.toPrecision(3))}`,
+          cost: point.cost,
           timing: rules[i] as (typeof rules)[number],
         })),
       };
@@ -199,6 +206,15 @@ async function clock(
   }
   return {};
 }
+
+/** The rule that a point was measured with. */
+function ruleOf({ rule }: CurvePoint): SelectionRule | ((site: Site) => SelectionRule) {
+  if (isOneRule(rule)) return rule;
+  return ({ name }) => rule[name] as SelectionRule;
+}
+
+const isOneRule = (rule: CurvePoint['rule']): rule is SelectionRule =>
+  typeof rule['rule' as keyof typeof rule] === 'string';
 
 function describeBatch(batch: Batch): string {
   const tensor = 'pixelValues' in batch ? batch.pixelValues : batch.inputIds;

@@ -17,7 +17,7 @@ export interface ThresholdPathsOptions {
   taus: readonly number[];
   /** Whether to look for a threshold per layer, too; it takes about half as many passes again for each layer. */
   perLayer: boolean;
-  /** Receives `progress` events named `calibrate`, `step` counting batches. */
+  /** Receives `progress` events named `calibrate`, `step` counting batches, with a pass's figures as `metrics` after each. */
   onProgress?: ProgressCallback;
   /** Ends the work before its next batch: the promise is rejected with the signal's reason. */
   signal?: AbortSignal;
@@ -44,27 +44,39 @@ const pathPoints = 16;
  */
 export async function thresholdPaths(options: ThresholdPathsOptions): Promise<ThresholdPaths> {
   const { model, batches, taus, onProgress, signal } = options;
+  const sites = model.sites.filter(({ name }) => model.routers.has(name)).map(({ name }) => name);
+  const layerTaus = everyOther(taus);
+  const layerPasses = 1 + sites.length * (layerTaus.length - 1) + pathPoints;
+  const passes = taus.length + (options.perLayer ? layerPasses : 0);
   let step = 0;
-  const measure = async (thresholds: Thresholds): Promise<MeasuredThresholds> => {
-    const point = await evaluateRule(model, batches(), thresholdRule(thresholds), {
-      onProgress: () => onProgress?.({ status: 'progress', name: 'calibrate', step: ++step }),
-      ...(signal && { signal }),
-    });
-    const { score, loss, cost } = point;
+  let steps: number | undefined;
+  const report = (metrics?: Record<string, number>) =>
     onProgress?.({
       status: 'progress',
       name: 'calibrate',
       step,
-      metrics: { [score.name]: score.value, cost },
+      // Budgets take passes of their own after those that are known beforehand.
+      ...(steps !== undefined && step <= steps && { steps, progress: (100 * step) / steps }),
+      ...(metrics && { metrics }),
     });
+  const measure = async (thresholds: Thresholds): Promise<MeasuredThresholds> => {
+    const point = await evaluateRule(model, batches(), thresholdRule(thresholds), {
+      onProgress: () => {
+        step++;
+        report();
+      },
+      ...(signal && { signal }),
+    });
+    const { score, loss, cost } = point;
+    steps ??= step * passes;
+    report({ [score.name]: score.value, cost });
     return { thresholds, score, loss, cost };
   };
   const global: MeasuredThresholds[] = [];
   for (const tau of taus) global.push(await measure(tau));
   if (!options.perLayer) return { global, measure };
 
-  const sites = model.sites.filter(({ name }) => model.routers.has(name)).map(({ name }) => name);
-  const settings = await layerPath(sites, everyOther(taus), measure, pathPoints);
+  const settings = await layerPath(sites, layerTaus, measure, pathPoints);
   const measured: MeasuredThresholds[] = [];
   for (const thresholds of settings) measured.push(await measure(thresholds));
   return { global, perLayer: frontier([...global, ...measured]), measure };
