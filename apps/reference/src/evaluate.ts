@@ -1,5 +1,7 @@
-import type { CurveJson } from '@d2dmoe/evaluation';
+import type { BaselineCurve, CurveJson } from '@d2dmoe/evaluation';
+import type { ReportCurve } from '@d2dmoe/evaluation/report';
 import type { ExpertStorage, SelectionRule } from '@d2dmoe/kernels';
+import { type BaselineSettings, measureBaselines } from './stages/baselines.js';
 import { evaluateCurve } from './stages/evaluate.js';
 import { hasReport, requireNewReport, writeReport } from './stages/report.js';
 import { type DataOptions, prepareData } from './stages/prepare.js';
@@ -16,13 +18,15 @@ export interface EvaluateOptions extends StageOptions {
   storage?: ExpertStorage;
   /** At most this many test samples, drawn by seed. */
   samples?: number;
+  /** What the curve is compared with, and how networks that need training for that are trained. */
+  baselines?: Omit<BaselineSettings, 'samples'>;
   /** A new folder for the report; `output` unless told otherwise. */
   report?: string;
 }
 
 /**
  * Measures the cost–quality curve of a converted checkpoint on the test split; it is also written as `curve.json` into
- * `output`, and a report with its figures: `report.html`, `figures`. A tfjs backend must have been chosen, see `useDevice`.
+ * `output`, and a report with its figures: `report.html`, `figures`. Baselines leave theirs in `baselines`. A tfjs backend must have been chosen, see `useDevice`.
  *
  * @throws D2DMoEError where checkpoint or data are not right or the report's folder exists; `INTERRUPTED` when the signal is aborted
  */
@@ -36,12 +40,30 @@ export async function evaluate(options: EvaluateOptions): Promise<CurveJson> {
     { hash: data.dataset.hash, batches: data.batches({ batchSize: 1, steps: 1 }) },
     { rules, ...(storage && { storage }), ...(samples !== undefined && { samples }) },
   );
+  const baselines = options.baselines
+    ? await measureBaselines(options, dense, data, {
+        ...options.baselines,
+        ...(samples !== undefined && { samples }),
+      })
+    : [];
   const directory = options.report ?? options.output;
   if (!(await hasReport(directory))) {
     const records = [input, options.output];
-    await writeReport({ ...options, directory, data, curve, records });
+    await writeReport({
+      ...options,
+      directory,
+      data,
+      curve,
+      records,
+      baselines: baselines.map(reportCurve),
+    });
   }
   return curve;
+}
+
+/** The oracle knows what no router can: it is a bound, not a rival. */
+function reportCurve(curve: BaselineCurve): ReportCurve {
+  return { ...curve, isBound: curve.name === 'oracle' };
 }
 
 /** Rules from few experts to all, for comparing a selection rule with thresholds: shares of experts, or of norms. */

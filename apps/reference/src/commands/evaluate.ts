@@ -1,9 +1,13 @@
 import { join } from 'node:path';
-import { defaultTaus } from '../defaults.js';
+import { type BaselineName, baselineNames } from '@d2dmoe/evaluation';
+import { readArchitecture } from '@d2dmoe/models';
+import { readConfig } from '@d2dmoe/models/node';
+import { defaultSettings, defaultTaus } from '../defaults.js';
 import { useDevice } from '../device.js';
-import { evaluate, rulesOf } from '../evaluate.js';
+import { evaluate, type EvaluateOptions, rulesOf } from '../evaluate.js';
 import { curveReport } from '../report.js';
 import { routedSites, type SplitSite } from '../stages/sites.js';
+import { readRecord } from '../stages/stage.js';
 import { defineCommand } from '../terminal/arguments.js';
 import {
   checkpointArgument,
@@ -44,6 +48,20 @@ export const evaluateCommand = defineCommand(
         max: 1,
         description: 'thresholds of the curve',
       },
+      {
+        flag: 'baselines',
+        type: 'list',
+        choices: ['all', ...baselineNames],
+        description: 'methods to compare with on the same data and cost model',
+      },
+      {
+        flag: 'baseline-steps',
+        type: 'number',
+        integer: true,
+        min: 1,
+        description:
+          'training steps of MoEfication’s routers and of early exits (default: as our routers had)',
+      },
       samplesOption,
       storageOption,
       {
@@ -60,7 +78,7 @@ export const evaluateCommand = defineCommand(
     await useDevice(args.device, args.threads);
     const [{ site, entry }] = (await routedSites(args.ckpt)) as [SplitSite];
     const experts = site.hidden / entry.expert_size;
-    const curve = await withProgress(args, context, (options) =>
+    const curve = await withProgress(args, context, async (options) =>
       evaluate({
         ...options,
         dense: args.dense,
@@ -69,6 +87,7 @@ export const evaluateCommand = defineCommand(
         rules: rulesOf(args.rule, args.tau.length > 0 ? args.tau : defaultTaus, experts),
         ...(args.samples !== undefined && { samples: args.samples }),
         ...(args.report !== undefined && { report: args.report }),
+        ...(args.baselines.length > 0 && { baselines: await baselinesOf(args) }),
       }),
     );
     console.log(curveReport(curve));
@@ -76,3 +95,33 @@ export const evaluateCommand = defineCommand(
     await writeJson(args.json, curve);
   },
 );
+
+/** The methods to compare with; what they train is trained as the checkpoint's routers were. */
+async function baselinesOf(args: {
+  ckpt: string;
+  baselines: ('all' | BaselineName)[];
+  baselineSteps: number | undefined;
+}): Promise<NonNullable<EvaluateOptions['baselines']>> {
+  const { modelType, shape, task } = readArchitecture(await readConfig(args.ckpt));
+  const { steps, batchSize, learningRate } = defaultSettings(modelType, shape).route;
+  const possible = baselineNames.filter(
+    (name) => name !== 'earlyExit' || task !== 'text-generation',
+  );
+  const named = args.baselines.filter((name) => name !== 'all');
+  return {
+    which: args.baselines.includes('all') ? possible : named,
+    training: {
+      steps: args.baselineSteps ?? (await routerSteps(args.ckpt)) ?? steps,
+      batchSize,
+      learningRate,
+    },
+  };
+}
+
+/** How many steps the routers of a converted checkpoint had, where its stage records are still there. */
+async function routerSteps(checkpoint: string): Promise<number | undefined> {
+  const folders = [checkpoint, join(checkpoint, 'stages', 'route')];
+  const records = await Promise.all(folders.map((folder) => readRecord(folder, 'route')));
+  const steps = records.find((record) => record)?.settings['steps'];
+  return typeof steps === 'number' ? steps : undefined;
+}

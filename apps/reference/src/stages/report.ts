@@ -134,11 +134,14 @@ export async function requireNewReport(directory: string): Promise<void> {
   );
 }
 
-/** Whether a folder has a report that is no older than its curve. */
+/** Whether a folder has a report that is no older than its curve and its baselines. */
 export async function hasReport(directory: string): Promise<boolean> {
   const time = async (file: string) => (await stat(join(directory, file))).mtimeMs;
   try {
-    return (await time('report.html')) >= (await time('curve.json'));
+    const names = await readdir(join(directory, 'baselines')).catch(() => []);
+    const curves = ['curve.json', ...names.map((name) => join('baselines', name))];
+    const times = await Promise.all(curves.map(time));
+    return (await time('report.html')) >= Math.max(...times);
   } catch {
     return false;
   }
@@ -231,7 +234,8 @@ async function settingsOf(folders: readonly string[], observed: number): Promise
     for (const record of await stageRecords(folder)) found.set(record.stage, record);
   }
   const order = ['sparsify', 'attention', 'split', 'route', 'calibrate', 'evaluate'];
-  const stages = order.flatMap((stage) => found.get(stage) ?? []);
+  const baselines = [...found.keys()].filter((stage) => stage.startsWith('baseline-'));
+  const stages = [...order, ...baselines].flatMap((stage) => found.get(stage) ?? []);
   return [
     ...stages.map(({ stage, seed, seconds, settings }) => ({ stage, seed, seconds, settings })),
     {

@@ -13,7 +13,7 @@ export interface ThresholdPathsOptions {
   model: Model;
   /** Opens the calibration data; called once for each pass. */
   batches: () => EvaluationBatches;
-  /** Rising thresholds in [0, 1], the first 0. */
+  /** Thresholds in [0, 1] to try; 0, which runs all experts, and 1, which runs one, are tried besides. */
   taus: readonly number[];
   /** Whether to look for a threshold per layer, too; it takes about half as many passes again for each layer. */
   perLayer: boolean;
@@ -43,7 +43,8 @@ const pathPoints = 16;
  * @throws D2DMoEError as `evaluateRule`.
  */
 export async function thresholdPaths(options: ThresholdPathsOptions): Promise<ThresholdPaths> {
-  const { model, batches, taus, onProgress, signal } = options;
+  const { model, batches, onProgress, signal } = options;
+  const taus = [...new Set([0, ...options.taus, 1])].sort((a, b) => a - b);
   const sites = model.sites.filter(({ name }) => model.routers.has(name)).map(({ name }) => name);
   const layerTaus = everyOther(taus);
   const layerPasses = 1 + sites.length * (layerTaus.length - 1) + pathPoints;
