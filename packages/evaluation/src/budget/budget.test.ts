@@ -131,9 +131,9 @@ test('the frontier is what no other point beats in cost and loss', () => {
       for (const { cost, loss } of points) {
         expect(kept.some((rival) => rival.cost <= cost && rival.loss <= loss)).toBe(true);
       }
-      for (const [i, { cost, loss }] of kept.entries()) {
-        const dearer = kept[i - 1];
-        if (dearer) expect(dearer.cost > cost && dearer.loss < loss).toBe(true);
+      for (const [i, { cost, loss }] of kept.slice(1).entries()) {
+        const dearer = kept[i] as { cost: number; loss: number };
+        expect(dearer.cost > cost && dearer.loss < loss).toBe(true);
       }
     }),
   );
