@@ -23,8 +23,8 @@ export function budgetName(target: BudgetTarget): string {
 
 /** How near a cost has to come to what was asked for, relative to it. */
 const tolerance = 0.004;
-/** Halvings of the interval between two neighbours of the path. */
-const halvings = 8;
+/** At most so many measurements between two neighbours of the path. */
+const costSteps = 8;
 
 /**
  * The point of a path of thresholds that meets a target: for a cost, the one whose cost is nearest to it; for a share
@@ -62,10 +62,13 @@ async function resolveCost(
   if (index < 1) return last;
   let left = path[index - 1] as MeasuredThresholds;
   let right = path[index] as MeasuredThresholds;
-  for (let i = 0; i < halvings; i++) {
+  for (let i = 0; i < costSteps; i++) {
     const nearest = cost - right.cost < left.cost - cost ? right : left;
     if (Math.abs(nearest.cost - cost) <= tolerance * cost) return nearest;
-    const middle = await measure(between(left.thresholds, right.thresholds, 0.5));
+    // Where a straight line meets the cost; kept off the ends, so that a bent curve cannot hold it there.
+    const line = (left.cost - cost) / (left.cost - right.cost);
+    const share = Math.min(0.9, Math.max(0.1, line));
+    const middle = await measure(between(left.thresholds, right.thresholds, share));
     if (middle.cost > cost) left = middle;
     else right = middle;
   }
