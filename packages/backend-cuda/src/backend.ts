@@ -1,0 +1,660 @@
+import { D2DMoEError } from '@d2dmoe/core';
+import type {
+  BackendTimingInfo,
+  BackendValues,
+  DataId,
+  DataType,
+  TensorInfo,
+  TypedArray,
+} from '@tensorflow/tfjs-core';
+import { backend_util, DataStorage, engine, KernelBackend, util } from '@tensorflow/tfjs-core';
+import { CollectionWatch } from './collection-watch.js';
+import { Constants } from './constants.js';
+import { Allocator, type Block } from './driver/allocator.js';
+import { type Context, closeContext, openContext } from './driver/context.js';
+import type { DeviceProperties } from './driver/device.js';
+import type { Driver } from './driver/driver.js';
+import { CUDA_SUCCESS, check, cudaError } from './driver/errors.js';
+import { Events } from './driver/events.js';
+import { CudaGraph } from './driver/graph.js';
+import { Modules } from './driver/modules.js';
+import { CHUNK_BYTES, ReadBuffers, UploadRing } from './driver/staging.js';
+import {
+  ARGUMENT_BYTES,
+  type Argument,
+  type ArgumentMemory,
+  argumentMemory,
+  type Kernel,
+  kernel,
+  packArguments,
+} from './launch.js';
+import {
+  bytesOf,
+  bytesPerElement,
+  emptyValues,
+  type TensorRecord,
+  typedValues,
+} from './tensor-data.js';
+
+/** How float32 matrix products are computed: exactly, with TF32 operands, or with bf16 operands; sums are float32. */
+export type Precision = 'float32' | 'tf32' | 'bf16';
+
+/** Three sizes of a grid or a block. */
+export type Extent = number | readonly [number, number, number];
+
+/** A tensor that a kernel has made, with its device address. */
+export type Output = TensorInfo & { readonly pointer: number };
+
+const MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
+const LAUNCH_PARAM_BUFFER_POINTER = 1n;
+const LAUNCH_PARAM_BUFFER_SIZE = 2n;
+/** Values of at most this many bytes stay on the host after their upload: kernels may ask for them (shapes, axes). */
+const KEPT_HOST_BYTES = 1024;
+
+const toBf16 = kernel('convert', 'convert_f32_to_bf16', 'p p l');
+const fromBf16 = kernel('convert', 'convert_bf16_to_f32', 'p p l');
+
+/**
+ * TensorFlow.js on one NVIDIA GPU. All work goes to one stream, in order, and nothing but readSync waits for it.
+ *
+ * Tensors live on the device; what the host writes is uploaded when a kernel first asks for its address. A float32
+ * tensor may exist in float32, in bf16 or in both forms. Kernels are functions over device addresses: they take
+ * {@link CudaBackend.pointer} of their inputs, make {@link CudaBackend.output} and {@link CudaBackend.launch}.
+ */
+export class CudaBackend extends KernelBackend {
+  /** The card. */
+  readonly device: DeviceProperties;
+  /** The opened driver. */
+  readonly driver: Driver;
+  /** The CUDA stream (CUstream) of all work, for libraries that enqueue their own. */
+  readonly stream: number;
+  /** Of matrix products; may be changed between them. */
+  precision: Precision = 'float32';
+
+  readonly #context: Context;
+  readonly #allocator: Allocator;
+  readonly #modules: Modules;
+  readonly #events: Events;
+  readonly #uploads: UploadRing;
+  readonly #reads: ReadBuffers;
+  readonly #constants: Constants;
+  readonly #arguments: ArgumentMemory;
+  readonly #argumentBytes: Uint32Array;
+  readonly #extra: number;
+
+  readonly #data: DataStorage<TensorRecord>;
+  readonly #collected = new CollectionWatch((record) => this.#reclaim(record));
+  #reclaimed = 0;
+
+  /**
+   * Opens a device. Most programs call `useCuda` in place of this.
+   *
+   * @param driver Made by `openDriver`.
+   * @param device Number of the device, from 0.
+   * @throws D2DMoEError CUDA_DRIVER_TOO_OLD, CUDA_NO_DEVICE, CUDA_OUT_OF_MEMORY, CUDA_DEVICE_LOST, CUDA_FAILED.
+   */
+  constructor(driver: Driver, device = 0) {
+    super();
+    this.driver = driver;
+    this.#context = openContext(driver, device);
+    this.device = this.#context.device;
+    this.stream = this.#context.stream;
+    this.#allocator = new Allocator(this.#context);
+    this.#modules = new Modules(driver, this.device);
+    this.#events = new Events(this.#context);
+    this.#uploads = new UploadRing(this.#context, this.#events);
+    this.#reads = new ReadBuffers(this.#context);
+    this.#constants = new Constants({
+      allocate: (bytes) => this.scratch(bytes),
+      upload: (pointer, bytes) => this.#upload(pointer, bytes),
+    });
+    this.#data = new DataStorage(this, engine());
+
+    // What cuLaunchKernel reads in place of an array of pointers: the packed arguments, their size, and the list that
+    // leads to both.
+    const memory = driver.hostMemory(ARGUMENT_BYTES + 48);
+    this.#arguments = argumentMemory(memory.buffer);
+    this.#argumentBytes = new Uint32Array(memory.buffer, ARGUMENT_BYTES, 2);
+    this.#extra = memory.address + ARGUMENT_BYTES + 8;
+    new BigUint64Array(memory.buffer, ARGUMENT_BYTES + 8, 5).set([
+      LAUNCH_PARAM_BUFFER_POINTER,
+      BigInt(memory.address),
+      LAUNCH_PARAM_BUFFER_SIZE,
+      BigInt(memory.address + ARGUMENT_BYTES),
+      0n,
+    ]);
+  }
+
+  // ---- For kernels ------------------------------------------------------------------------------------------------
+
+  /**
+   * Device address of a tensor's float32, int32 or bool form. Uploads host values when first asked; converts where only
+   * the bf16 form exists.
+   */
+  pointer(t: TensorInfo): number {
+    const record = this.#data.get(t.dataId);
+    return (record.block ?? this.#materialize(record)).pointer;
+  }
+
+  /** Device address of a float32 tensor's bf16 form, which is made once and kept with the tensor. */
+  pointer16(t: TensorInfo): number {
+    const record = this.#data.get(t.dataId);
+    if (record.block16 === undefined) {
+      if (record.dtype !== 'float32') {
+        throw new D2DMoEError('CUDA_DTYPE', `A ${record.dtype} tensor has no bf16 form.`);
+      }
+      const from = (record.block ?? this.#materialize(record)).pointer;
+      const block = this.#allocator.allocate(record.size * 2);
+      this.#convert(toBf16, from, block.pointer, record.size);
+      record.block16 = block;
+    }
+    return record.block16.pointer;
+  }
+
+  /** Device address for a kernel that writes the bf16 form of a float32 tensor beside the float32 one. */
+  form16(t: TensorInfo): number {
+    const record = this.#data.get(t.dataId);
+    record.block16 ??= this.#allocator.allocate(record.size * 2);
+    return record.block16.pointer;
+  }
+
+  /** Whether the bf16 form exists: a kernel that can read either form then reads this one. */
+  has16(t: TensorInfo): boolean {
+    return this.#data.get(t.dataId).block16 !== undefined;
+  }
+
+  /** Whether a float32 tensor exists in bf16 form only: a kernel that moves elements then keeps that form. */
+  isOnly16(t: TensorInfo): boolean {
+    const { block, block16, values } = this.#data.get(t.dataId);
+    return block16 !== undefined && block === undefined && values === undefined;
+  }
+
+  /** A tensor's values where the host has them, for checks that must not wait for the device. */
+  knownValues(t: TensorInfo): TypedArray | undefined {
+    const { values, dtype } = this.#data.get(t.dataId);
+    return values === undefined ? undefined : (typedValues(values, dtype) as TypedArray);
+  }
+
+  /**
+   * Device address for a kernel that changes a tensor in place (optimizers). Everything derived from the old values, the
+   * host copy and the bf16 form, is dropped.
+   */
+  mutablePointer(t: TensorInfo): number {
+    const pointer = this.pointer(t);
+    const record = this.#data.get(t.dataId);
+    record.values = undefined;
+    if (record.block16 !== undefined) this.#allocator.free(record.block16);
+    record.block16 = undefined;
+    return pointer;
+  }
+
+  /** A new tensor (float32, int32 or bool) with uninitialized device memory. */
+  output(shape: readonly number[], dtype: DataType): Output {
+    const size = util.sizeFromShape(shape as number[]);
+    const block = this.#allocator.allocate(size * bytesPerElement(dtype));
+    const dataId = this.#add(record(dtype, size, { block }));
+    return { dataId, shape: shape as number[], dtype, pointer: block.pointer };
+  }
+
+  /** A new float32 tensor in uninitialized bf16 form; whoever asks for its float32 form gets it converted. */
+  output16(shape: readonly number[]): Output {
+    const size = util.sizeFromShape(shape as number[]);
+    const block16 = this.#allocator.allocate(size * 2);
+    const dataId = this.#add(record('float32', size, { block16 }));
+    return { dataId, shape: shape as number[], dtype: 'float32', pointer: block16.pointer };
+  }
+
+  /** Another tensor over the same data: reshape, identity. */
+  alias(t: TensorInfo, shape: readonly number[], dtype: DataType = t.dtype): TensorInfo {
+    const record = this.#data.get(t.dataId);
+    // tfjs does not know the parts of a complex tensor: what becomes a tensor of its own needs an identity of its own.
+    if (record.isPart)
+      return { dataId: this.#share(record, false), shape: shape as number[], dtype };
+    record.refCount++;
+    return { dataId: t.dataId, shape: shape as number[], dtype };
+  }
+
+  /** A complex64 tensor over the memory of two float32 ones of its shape. */
+  complex(real: TensorInfo, imag: TensorInfo): TensorInfo {
+    const { shape } = real;
+    const part = (t: TensorInfo): TensorInfo => ({
+      dataId: this.#share(this.#data.get(t.dataId), true),
+      shape,
+      dtype: 'float32',
+    });
+    const complexTensorInfos = { real: part(real), imag: part(imag) };
+    const size = util.sizeFromShape(shape);
+    return {
+      dataId: this.#add(record('complex64', size, { complexTensorInfos })),
+      shape,
+      dtype: 'complex64',
+    };
+  }
+
+  /** The two float32 tensors of a complex64 one; what is given out of a kernel has to be an {@link CudaBackend.alias}. */
+  complexParts(t: TensorInfo): { readonly real: TensorInfo; readonly imag: TensorInfo } {
+    const { complexTensorInfos } = this.#data.get(t.dataId);
+    if (complexTensorInfos === undefined) {
+      throw new D2DMoEError('CUDA_DTYPE', `A ${t.dtype} tensor has no real and imaginary parts.`);
+    }
+    return complexTensorInfos;
+  }
+
+  /** A tensor of host values, as other tfjs backends have it; strings are UTF-8 bytes. */
+  makeTensorInfo(shape: readonly number[], dtype: DataType, values: BackendValues): TensorInfo {
+    return {
+      dataId: this.write(values, shape as number[], dtype),
+      shape: shape as number[],
+      dtype,
+    };
+  }
+
+  /** Gives back a tensor that a kernel made on its way to its output. */
+  disposeIntermediateTensorInfo(t: TensorInfo): void {
+    this.disposeData(t.dataId);
+  }
+
+  /** Device memory for launches that are enqueued before free(). */
+  scratch(bytes: number): { readonly pointer: number; free(): void } {
+    const block = this.#allocator.allocate(bytes);
+    return { pointer: block.pointer, free: () => this.#allocator.free(block) };
+  }
+
+  /**
+   * Enqueues a kernel.
+   *
+   * @param grid Blocks, at most 65,535 in the second and third direction; nothing is launched where one is 0.
+   * @param block Threads of a block, at most 1,024.
+   * @param args One for each parameter: numbers, arrays for structs.
+   * @param sharedBytes Dynamic shared memory of a block, at most `device.sharedPerBlockOptin`.
+   * @throws D2DMoEError CUDA_KERNEL_INVALID, CUDA_KERNEL_MISSING, CUDA_DEVICE_LOST, CUDA_FAILED.
+   */
+  launch(
+    kernel: Kernel,
+    grid: Extent,
+    block: Extent,
+    args: readonly Argument[],
+    sharedBytes = 0,
+  ): void {
+    let gridX = 1;
+    let gridY = 1;
+    let gridZ = 1;
+    if (typeof grid === 'number') gridX = grid;
+    else [gridX, gridY, gridZ] = grid;
+    if (gridX === 0 || gridY === 0 || gridZ === 0) return;
+    let blockX = 1;
+    let blockY = 1;
+    let blockZ = 1;
+    if (typeof block === 'number') blockX = block;
+    else [blockX, blockY, blockZ] = block;
+
+    if (kernel.owner !== this) this.#resolve(kernel);
+    if (sharedBytes > kernel.sharedBytes) this.#allowShared(kernel, sharedBytes);
+    packArguments(kernel, args, this.#arguments);
+    this.#argumentBytes[0] = kernel.bytes;
+    const result = this.driver.cuLaunchKernel(
+      kernel.handle,
+      gridX,
+      gridY,
+      gridZ,
+      blockX,
+      blockY,
+      blockZ,
+      sharedBytes,
+      this.stream,
+      0,
+      this.#extra,
+    );
+    if (result !== CUDA_SUCCESS) {
+      const extents = `grid [${[gridX, gridY, gridZ].join()}], block [${[blockX, blockY, blockZ].join()}]`;
+      const call = `cuLaunchKernel of ${kernel.name} (${extents}, ${sharedBytes} bytes shared)`;
+      throw cudaError(this.driver, result, call);
+    }
+  }
+
+  /** Fills device memory with zeros. */
+  memset(pointer: number, bytes: number): void {
+    if (bytes === 0) return;
+    const result =
+      pointer % 4 === 0 && bytes % 4 === 0
+        ? this.driver.cuMemsetD32Async(pointer, 0, bytes / 4, this.stream)
+        : this.driver.cuMemsetD8Async(pointer, 0, bytes, this.stream);
+    check(this.driver, result, 'cuMemsetAsync');
+  }
+
+  /** Copies device memory to device memory; the two must not overlap. */
+  copy(to: number, from: number, bytes: number): void {
+    if (bytes === 0) return;
+    const result = this.driver.cuMemcpyDtoDAsync_v2(to, from, bytes, this.stream);
+    check(this.driver, result, 'cuMemcpyDtoDAsync');
+  }
+
+  /** Values of a small tensor that decide shapes. Waits for the device only if they exist there alone. */
+  hostValues(t: TensorInfo): TypedArray {
+    return this.readSync(t.dataId) as TypedArray;
+  }
+
+  /** Device address of a small table for launches that are enqueued next; equal tables share one copy. */
+  constant(values: Int32Array | Float32Array): number {
+    return this.#constants.pointer(values);
+  }
+
+  /** Blocks for a grid-stride loop over `items` with `block` threads each: at most four times what the card holds. */
+  blocks(items: number, block = 256): number {
+    const resident = this.device.multiprocessors * Math.max(1, Math.floor(2048 / block));
+    return Math.min(Math.ceil(items / block), resident * 4);
+  }
+
+  /**
+   * Records what `work` enqueues, in place of running it; see {@link CudaGraph}. Inside, nothing can be read back.
+   *
+   * @throws D2DMoEError CUDA_FAILED, CUDA_OUT_OF_MEMORY, and what `work` throws.
+   */
+  capture(work: () => void): CudaGraph {
+    this.#uploads.turn();
+    this.#constants.keepAll();
+    return new CudaGraph(this.#context, this.#allocator, work);
+  }
+
+  /** Whether a graph is being recorded. */
+  get isCapturing(): boolean {
+    return this.#allocator.isCapturing;
+  }
+
+  /** Waits until the device has done all that was enqueued. */
+  synchronize(): void {
+    check(this.driver, this.driver.cuStreamSynchronize(this.stream), 'cuStreamSynchronize');
+  }
+
+  /** Gives memory that is cached for later tensors back to the system. */
+  trim(): void {
+    this.#allocator.trim();
+  }
+
+  // ---- What tfjs asks of a backend --------------------------------------------------------------------------------
+
+  override write(values: BackendValues, shape: number[], dtype: DataType): DataId {
+    return this.#add(record(dtype, util.sizeFromShape(shape), { values }));
+  }
+
+  override move(
+    dataId: DataId,
+    values: BackendValues,
+    shape: number[],
+    dtype: DataType,
+    refCount: number,
+  ): void {
+    const size = util.sizeFromShape(shape);
+    if (dtype !== 'complex64') {
+      this.#set(dataId, { ...record(dtype, size, { values }), refCount });
+      return;
+    }
+    const parts = backend_util.splitRealAndImagArrays(values as Float32Array);
+    const part = (values: Float32Array): TensorInfo => ({
+      dataId: this.#add({ ...record('float32', size, { values }), isPart: true }),
+      shape,
+      dtype: 'float32',
+    });
+    const complexTensorInfos = { real: part(parts.real), imag: part(parts.imag) };
+    this.#set(dataId, { ...record(dtype, size, { complexTensorInfos }), refCount });
+  }
+
+  override async read(dataId: DataId): Promise<BackendValues> {
+    const record = this.#data.get(dataId);
+    if (record.complexTensorInfos !== undefined) {
+      const { real, imag } = record.complexTensorInfos;
+      const parts = await Promise.all([this.read(real.dataId), this.read(imag.dataId)]);
+      return backend_util.mergeRealAndImagArrays(...(parts as [Float32Array, Float32Array]));
+    }
+    if (record.values !== undefined) return typedValues(record.values, record.dtype);
+    this.#refuseInCapture();
+    const block = record.block ?? this.#materialize(record);
+    const values = emptyValues(record.dtype, record.size);
+    const bytes = bytesOf(values);
+    const buffer = this.#reads.take();
+    this.#allocator.retain(block);
+    try {
+      for (let done = 0; done < bytes.length; done += CHUNK_BYTES) {
+        const event = this.#fetch(block, done, bytes.length, buffer.address);
+        await this.#events.reached(event);
+        this.#events.recycle(event, 'plain');
+        bytes.set(buffer.bytes.subarray(0, Math.min(CHUNK_BYTES, bytes.length - done)), done);
+      }
+    } finally {
+      this.#allocator.free(block);
+      this.#reads.recycle(buffer);
+    }
+    return values;
+  }
+
+  override readSync(dataId: DataId): BackendValues {
+    const record = this.#data.get(dataId);
+    if (record.complexTensorInfos !== undefined) {
+      const { real, imag } = record.complexTensorInfos;
+      return backend_util.mergeRealAndImagArrays(
+        this.readSync(real.dataId) as Float32Array,
+        this.readSync(imag.dataId) as Float32Array,
+      );
+    }
+    if (record.values !== undefined) return typedValues(record.values, record.dtype);
+    this.#refuseInCapture();
+    const block = record.block ?? this.#materialize(record);
+    const values = emptyValues(record.dtype, record.size);
+    const bytes = bytesOf(values);
+    const buffer = this.#reads.take();
+    try {
+      for (let done = 0; done < bytes.length; done += CHUNK_BYTES) {
+        const event = this.#fetch(block, done, bytes.length, buffer.address);
+        this.#events.wait(event);
+        this.#events.recycle(event, 'plain');
+        bytes.set(buffer.bytes.subarray(0, Math.min(CHUNK_BYTES, bytes.length - done)), done);
+      }
+    } finally {
+      this.#reads.recycle(buffer);
+    }
+    return values;
+  }
+
+  override numDataIds(): number {
+    return this.#data.numDataIds() - this.#reclaimed;
+  }
+
+  override refCount(dataId: DataId): number {
+    return this.#data.has(dataId) ? this.#data.get(dataId).refCount : 0;
+  }
+
+  override incRef(dataId: DataId): void {
+    this.#data.get(dataId).refCount++;
+  }
+
+  decRef(dataId: DataId): void {
+    if (this.#data.has(dataId)) this.#data.get(dataId).refCount--;
+  }
+
+  override disposeData(dataId: DataId, force = false): boolean {
+    if (!this.#data.has(dataId)) return true;
+    const record = this.#data.get(dataId);
+    record.refCount--;
+    if (!force && record.refCount > 0) return false;
+    this.#data.delete(dataId);
+    this.#free(record);
+    if (record.complexTensorInfos !== undefined) {
+      this.disposeData(record.complexTensorInfos.real.dataId);
+      this.disposeData(record.complexTensorInfos.imag.dataId);
+    }
+    return true;
+  }
+
+  /**
+   * `numBytesInGPU` are in use, `numBytesInGPUFree` cached for later tensors, `numBytesInGPUAllocated` their sum.
+   */
+  override memory(): {
+    unreliable: boolean;
+    numBytesInGPU: number;
+    numBytesInGPUAllocated: number;
+    numBytesInGPUFree: number;
+  } {
+    const { held, cached } = this.#allocator;
+    return {
+      unreliable: false,
+      numBytesInGPU: held,
+      numBytesInGPUAllocated: held + cached,
+      numBytesInGPUFree: cached,
+    };
+  }
+
+  override timerAvailable(): boolean {
+    return true;
+  }
+
+  /** `kernelMs` is the device's time from the first to the last work that `f` enqueued, `wallMs` the host's until then. */
+  override async time(f: () => void): Promise<BackendTimingInfo & { wallMs: number }> {
+    const begin = performance.now();
+    const start = this.#events.record('timing');
+    f();
+    const end = this.#events.record('timing');
+    await this.#events.reached(end);
+    const wallMs = performance.now() - begin;
+    const kernelMs = this.#events.elapsed(start, end);
+    this.#events.recycle(start, 'timing');
+    this.#events.recycle(end, 'timing');
+    return { kernelMs, wallMs };
+  }
+
+  override floatPrecision(): 32 {
+    return 32;
+  }
+
+  override epsilon(): number {
+    return 1e-7;
+  }
+
+  /** Waits for the device and gives everything back; tensors of this backend are gone. */
+  override dispose(): void {
+    this.driver.cuStreamSynchronize(this.stream);
+    this.#allocator.dispose();
+    this.#modules.unload();
+    this.#events.dispose();
+    this.#uploads.dispose();
+    this.#reads.dispose();
+    closeContext(this.#context);
+  }
+
+  // ---- Inside -----------------------------------------------------------------------------------------------------
+
+  #add(record: TensorRecord): DataId {
+    const dataId = {};
+    this.#set(dataId, record);
+    return dataId;
+  }
+
+  #set(dataId: DataId, record: TensorRecord): void {
+    this.#data.set(dataId, record);
+    this.#collected.watch(dataId, record);
+  }
+
+  /** New data over the same memory. */
+  #share(from: TensorRecord, isPart: boolean): DataId {
+    if (from.block !== undefined) this.#allocator.retain(from.block);
+    if (from.block16 !== undefined) this.#allocator.retain(from.block16);
+    return this.#add({ ...from, refCount: 1, isPart });
+  }
+
+  #free(record: TensorRecord): void {
+    record.refCount = 0;
+    if (record.block !== undefined) this.#allocator.free(record.block);
+    if (record.block16 !== undefined) this.#allocator.free(record.block16);
+    record.block = undefined;
+    record.block16 = undefined;
+    record.values = undefined;
+  }
+
+  /** Called after the garbage collector has taken a tensor; those that were disposed hold nothing any more. */
+  #reclaim(record: TensorRecord): void {
+    if (record.refCount === 0) return;
+    if (this.#reclaimed === 0) {
+      backend_util.warn(
+        'A tensor on the backend cuda was garbage collected without dispose(); its device memory is reclaimed, but only when the collector runs. Use tf.tidy or dispose(). This is said once.',
+      );
+    }
+    this.#reclaimed++;
+    this.#free(record);
+  }
+
+  #materialize(record: TensorRecord): Block {
+    const block = this.#allocator.allocate(record.size * bytesPerElement(record.dtype));
+    if (record.block16 !== undefined) {
+      this.#convert(fromBf16, record.block16.pointer, block.pointer, record.size);
+    } else if (record.values !== undefined) {
+      const values = typedValues(record.values, record.dtype) as TypedArray;
+      this.#upload(block.pointer, bytesOf(values));
+      this.#allocator.markFilled(block);
+      if (values.byteLength > KEPT_HOST_BYTES) record.values = undefined;
+    }
+    record.block = block;
+    return block;
+  }
+
+  #upload(pointer: number, bytes: Uint8Array): void {
+    if (this.#allocator.isCapturing) this.#uploads.uploadAside(pointer, bytes);
+    else this.#uploads.upload(pointer, bytes);
+  }
+
+  #convert(kernel: Kernel, from: number, to: number, size: number): void {
+    const vectors = Math.ceil(size / 4);
+    this.launch(kernel, this.blocks(vectors), 256, [from, to, size]);
+  }
+
+  /** Enqueues the copy of one chunk to the host; the event is reached when it is there. */
+  #fetch(block: Block, offset: number, bytes: number, to: number): number {
+    const { driver, stream } = this;
+    const count = Math.min(CHUNK_BYTES, bytes - offset);
+    const result = driver.cuMemcpyDtoHAsync_v2(to, block.pointer + offset, count, stream);
+    check(driver, result, 'cuMemcpyDtoHAsync');
+    return this.#events.record('plain');
+  }
+
+  #refuseInCapture(): void {
+    if (!this.#allocator.isCapturing) return;
+    throw new D2DMoEError(
+      'CUDA_CAPTURE',
+      'A tensor was read while a CUDA graph is recorded, when nothing runs: read it before or after.',
+    );
+  }
+
+  #resolve(kernel: Kernel): void {
+    kernel.handle = this.#modules.function(kernel.module, kernel.name);
+    kernel.sharedBytes = 48 * 1024;
+    kernel.owner = this;
+  }
+
+  #allowShared(kernel: Kernel, bytes: number): void {
+    const { driver } = this;
+    const result = driver.cuFuncSetAttribute(kernel.handle, MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes);
+    check(
+      driver,
+      result,
+      `cuFuncSetAttribute of ${kernel.name} to ${bytes} bytes of shared memory`,
+    );
+    kernel.sharedBytes = bytes;
+  }
+}
+
+function record(
+  dtype: DataType,
+  size: number,
+  parts: Partial<Pick<TensorRecord, 'values' | 'block' | 'block16' | 'complexTensorInfos'>>,
+): TensorRecord {
+  const { values, block, block16, complexTensorInfos } = parts;
+  return {
+    dtype,
+    size,
+    refCount: 1,
+    // tfjs writes data without values too.
+    values: values ?? undefined,
+    block,
+    block16,
+    complexTensorInfos,
+    isPart: false,
+  };
+}

@@ -1,0 +1,18 @@
+export type { Extent, Output, Precision } from './backend.js';
+export { CudaBackend } from './backend.js';
+export type { CudaInfo } from './cuda-info.js';
+export { cudaInfo } from './cuda-info.js';
+export type { DeviceProperties } from './driver/device.js';
+export type { Driver, DriverFunctions, HostMemory } from './driver/driver.js';
+export type { CudaGraph } from './driver/graph.js';
+export { openDriver } from './driver/open-driver.js';
+export type { KernelCall } from './kernels/config.js';
+export { cudaKernel } from './kernels/config.js';
+export type { Argument, Kernel } from './launch.js';
+export { kernel } from './launch.js';
+export { cudaKernels, registerCudaKernels } from './register.js';
+export type { UseCudaOptions } from './use-cuda.js';
+export { useCuda } from './use-cuda.js';
+export type { LtProducts } from './products/lt-products.js';
+export { ltProducts, matMul } from './products/mat-mul.js';
+export type { Activation, Product, ProductType } from './products/product.js';
