@@ -1,0 +1,1 @@
+// Everything is in cuda-emulated.h, which comes before every kernel file.
