@@ -1,0 +1,125 @@
+import type { CudaBackend } from '../backend.js';
+import { type Kernel, kernel } from '../launch.js';
+import type { FullProduct } from './product.js';
+import { type Split, splitSum } from './splits.js';
+import { TensorMaps } from './tensor-map.js';
+
+const THREADS = 384;
+const TILE_ROWS = 128;
+const DEPTH = 64;
+/** A box across the sum is 64 elements long; one along it has a line for each row or column of the tile. */
+const BOX = 64;
+
+/** One width of tiles: its stages and its kernels by transposes, as `products.sm90a.cu` has them. */
+interface Width {
+  columns: 128 | 256;
+  stages: number;
+  kernels: Record<'nn' | 'nt' | 'tn' | 'tt', Kernel>;
+}
+
+function width(columns: 128 | 256, stages: number): Width {
+  const of = (layout: string) =>
+    kernel(
+      'products.sm90a',
+      `products_hopper_${columns}_${layout}`,
+      'i*32 i*32 p p i i i l i i i i i i',
+    );
+  return { columns, stages, kernels: { nn: of('nn'), nt: of('nt'), tn: of('tn'), tt: of('tt') } };
+}
+
+const wide = width(256, 4);
+const narrow = width(128, 6);
+
+const maps = new WeakMap<CudaBackend, TensorMaps>();
+
+/** Whether the copy engine can read the operands: 16-byte addresses and steps. */
+export function hopperTakes(product: FullProduct): boolean {
+  const { a, b, m, n, k, transposeA, transposeB, strideA, strideB, batch } = product;
+  const lineA = transposeA ? m : k;
+  const lineB = transposeB ? k : n;
+  return (
+    product.operands === 'bf16' &&
+    a % 16 === 0 &&
+    b % 16 === 0 &&
+    lineA % 8 === 0 &&
+    lineB % 8 === 0 &&
+    (batch === 1 || (strideA % 8 === 0 && strideB % 8 === 0))
+  );
+}
+
+/** How {@link launchHopper} would do a product on a card of so many multiprocessors. */
+export function planHopper(
+  product: FullProduct,
+  multiprocessors: number,
+): Split & { columns: 128 | 256; tiles: number } {
+  const { m, n, k, batch } = product;
+  const tilesOf = (columns: number) => Math.ceil(m / TILE_ROWS) * Math.ceil(n / columns) * batch;
+  // The wide tile reads less per operation; the narrow one serves where wide ones are too few for the card.
+  const columns = n > 128 && tilesOf(256) >= multiprocessors ? 256 : 128;
+  const tiles = tilesOf(columns);
+  return { columns, tiles, ...splitSum(tiles, Math.ceil(k / DEPTH), multiprocessors) };
+}
+
+/**
+ * Enqueues a bf16 product on the tensor cores of sm_90.
+ *
+ * @param product One that {@link hopperTakes}.
+ * @param out Where results go: the product's own, or float32 parts where the sum is split.
+ */
+export function launchHopper(
+  backend: CudaBackend,
+  product: FullProduct,
+  plan: ReturnType<typeof planHopper>,
+  out: number,
+): void {
+  const { m, n, k, batch, transposeA, transposeB, strideA, strideB } = product;
+  const { splits, perSplit } = plan;
+  const { columns, stages, kernels } = plan.columns === 256 ? wide : narrow;
+  let encoder = maps.get(backend);
+  if (encoder === undefined) {
+    encoder = new TensorMaps(backend.driver);
+    maps.set(backend, encoder);
+  }
+  const map = (
+    pointer: number,
+    across: number,
+    isAcross: boolean,
+    stride: number,
+    tile: number,
+  ) => {
+    const isOne = batch === 1 || stride === 0;
+    return encoder.encode({
+      pointer,
+      length: isAcross ? across : k,
+      lines: isAcross ? k : across,
+      matrices: isOne ? 1 : batch,
+      stride: isOne ? across * k : stride,
+      boxLength: BOX,
+      boxLines: isAcross ? DEPTH : tile,
+    });
+  };
+  const bytes = 1024 + stages * (TILE_ROWS + columns) * DEPTH * 2 + 16 * 1024 + stages * 16;
+  const layout = `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}` as const;
+  backend.launch(
+    kernels[layout],
+    Math.min(plan.tiles * splits, backend.device.multiprocessors),
+    THREADS,
+    [
+      map(product.a, m, transposeA, strideA, TILE_ROWS),
+      map(product.b, n, !transposeB, strideB, columns),
+      out,
+      splits > 1 ? 0 : (product.bias ?? 0),
+      m,
+      n,
+      k,
+      product.strideOut,
+      batch,
+      batch === 1 || strideA === 0 ? 0 : 1,
+      batch === 1 || strideB === 0 ? 0 : 1,
+      splits,
+      perSplit,
+      splits === 1 && product.result === 'bf16' ? 1 : 0,
+    ],
+    bytes,
+  );
+}
