@@ -11,6 +11,7 @@ const allowed: Record<string, string[]> = {
   '@d2dmoe/core': [],
   '@d2dmoe/safetensors': ['@d2dmoe/core'],
   '@d2dmoe/kernels': ['@d2dmoe/core'],
+  '@d2dmoe/backend-cuda': ['@d2dmoe/core'],
   '@d2dmoe/sparsity': ['@d2dmoe/core'],
   '@d2dmoe/clustering': ['@d2dmoe/core'],
   '@d2dmoe/routing': ['@d2dmoe/core', '@d2dmoe/kernels'],
@@ -18,6 +19,7 @@ const allowed: Record<string, string[]> = {
   // Its baselines train routers of their own, with routing's trainer and MoEfication's loss.
   '@d2dmoe/evaluation': ['@d2dmoe/core', '@d2dmoe/kernels', '@d2dmoe/routing', '@d2dmoe/models'],
   d2dmoe: [
+    '@d2dmoe/backend-cuda',
     '@d2dmoe/core',
     '@d2dmoe/safetensors',
     '@d2dmoe/kernels',
