@@ -37,11 +37,12 @@ export const classifyCommand = defineCommand(
       input: inputs,
       device,
       threads,
+      precision,
       json,
       ...rest
     } = await withFolders(named, context);
     const { signal } = context;
-    await useDevice(device, threads);
+    await useDevice(device, { threads, precision });
     const result = await classify({ checkpoint: ckpt, inputs, signal, ...given(rest) });
     for (const { input, truncated, tokens, classes } of result.classifications) {
       console.log(truncated ? `${input} (cut after ${tokens} tokens)` : input);

@@ -144,7 +144,7 @@ export const convertCommand = defineCommand(
   },
   async (named, context: Context) => {
     const args = await withFolders(named, context);
-    await useDevice(args.device, args.threads);
+    await useDevice(args.device, args);
     const conversion = await withProgress(args, context, (options) =>
       convert({
         ...options,

@@ -23,7 +23,7 @@ export const demoCommand = defineCommand(
     ],
   },
   async (args, context: Context) => {
-    await useDevice(args.device, args.threads);
+    await useDevice(args.device, args);
     const conversion = await withProgress(args, context, (options) =>
       demo({ ...options, onPlan: (plan, data) => console.log(planReport(plan, data)) }),
     );

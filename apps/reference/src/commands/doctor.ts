@@ -1,4 +1,5 @@
 import { availableParallelism, freemem, totalmem } from 'node:os';
+import { cudaInfo } from '@d2dmoe/backend-cuda';
 import { D2DMoEError } from '@d2dmoe/core';
 import { type DeviceName, useDevice } from '../device.js';
 import { measureRate } from '../plan.js';
@@ -15,7 +16,7 @@ export const doctorCommand = defineCommand(
   },
   async ({ json }, _context: Context) => {
     const devices: Record<string, unknown>[] = [];
-    for (const name of ['wasm', 'cpu'] satisfies DeviceName[]) {
+    for (const name of ['cuda', 'wasm', 'cpu'] satisfies DeviceName[]) {
       try {
         const { description } = await useDevice(name);
         const rate = name === 'cpu' ? undefined : await measureRate();
@@ -49,6 +50,11 @@ export const doctorCommand = defineCommand(
       );
     }
     console.log('auto takes the first that is there.');
-    await writeJson(json, { ...machine, devices });
+    const cuda = cudaInfo();
+    if (cuda.driver) {
+      const { library, version } = cuda.driver;
+      console.log(`CUDA driver: ${library}, version ${version.join('.')}`);
+    }
+    await writeJson(json, { ...machine, devices, cuda });
   },
 );

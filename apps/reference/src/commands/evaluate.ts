@@ -75,7 +75,7 @@ export const evaluateCommand = defineCommand(
   },
   async (named, context: Context) => {
     const args = await withFolders(named, context);
-    await useDevice(args.device, args.threads);
+    await useDevice(args.device, args);
     const [{ site, entry }] = (await routedSites(args.ckpt)) as [SplitSite];
     const experts = site.hidden / entry.expert_size;
     const curve = await withProgress(args, context, async (options) =>

@@ -89,9 +89,9 @@ export const generateCommand = defineCommand(
   },
   async ({ prompt, promptFile, ...named }, context: Context) => {
     const text = await promptOf(prompt, promptFile);
-    const { ckpt, device, threads, json, ...rest } = await withFolders(named, context);
+    const { ckpt, device, threads, precision, json, ...rest } = await withFolders(named, context);
     const { signal } = context;
-    await useDevice(device, threads);
+    await useDevice(device, { threads, precision });
     let last = '\n';
     const write = (piece: string) => {
       last = piece;

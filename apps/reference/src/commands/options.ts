@@ -1,6 +1,6 @@
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import type { ColumnNames } from '../data/index.js';
-import { deviceNames } from '../device.js';
+import { deviceNames, precisions } from '../device.js';
 import { resolveCheckpoint, resolveDataset } from '../hub/index.js';
 import type { DataOptions } from '../stages/prepare.js';
 import type { StageOptions } from '../stages/stage.js';
@@ -34,6 +34,13 @@ export const deviceOptions = [
     min: 1,
     max: 64,
     description: 'threads of the wasm device; results do not depend on it (default: all cores)',
+  },
+  {
+    flag: 'precision',
+    type: 'string',
+    choices: precisions,
+    default: 'float32',
+    description: 'of matrix products on the cuda device; their sums are float32',
   },
 ] as const;
 

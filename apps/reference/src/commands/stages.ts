@@ -43,7 +43,7 @@ export const sparsifyCommand = defineCommand(
   },
   async (named, context: Context) => {
     const args = await withFolders(named, context);
-    await useDevice(args.device, args.threads);
+    await useDevice(args.device, args);
     const data = await prepareData(args.ckpt, dataOf(args));
     const { modelType, shape } = data.architecture;
     const settings = {
@@ -67,7 +67,7 @@ export const splitCommand = defineCommand(
   },
   async (named, context: Context) => {
     const args = await withFolders(named, context);
-    await useDevice(args.device, args.threads);
+    await useDevice(args.device, args);
     const { modelType, shape } = readArchitecture(await readConfig(args.ckpt));
     const settings = { ...defaultSettings(modelType, shape).split, ...settingsOf(args).split };
     const record = await withProgress(args, context, (options) => split(options, settings));
@@ -84,7 +84,7 @@ export const routeCommand = defineCommand(
   },
   async (named, context: Context) => {
     const args = await withFolders(named, context);
-    await useDevice(args.device, args.threads);
+    await useDevice(args.device, args);
     const data = await prepareData(args.ckpt, dataOf(args));
     const { modelType, shape } = data.architecture;
     const settings = { ...defaultSettings(modelType, shape).route, ...settingsOf(args).route };
@@ -105,7 +105,7 @@ export const calibrateCommand = defineCommand(
   },
   async (named, context: Context) => {
     const args = await withFolders(named, context);
-    await useDevice(args.device, args.threads);
+    await useDevice(args.device, args);
     const data = await prepareData(args.ckpt, dataOf(args));
     const batches = { hash: data.dataset.hash, batches: data.batches({ batchSize: 1, steps: 1 }) };
     const samples = given({ samples: args.samples });

@@ -4,7 +4,7 @@ import { Random } from '@d2dmoe/core';
 import { type BaselineCurve, type BaselineName, baselines } from '@d2dmoe/evaluation';
 import { loadModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
-import * as tf from '@tensorflow/tfjs-core';
+import { deviceKey } from '../device.js';
 import type { PreparedData } from './prepare.js';
 import { routedSites } from './sites.js';
 import { hashCheckpoint, runStage, type StageOptions } from './stage.js';
@@ -43,7 +43,7 @@ export async function measureBaselines(
   const curves: BaselineCurve[] = [];
   for (const name of which) {
     const file = join(output, `${name}.json`);
-    const settings = { ...training, ...(samples && { samples }), device: tf.getBackend() };
+    const settings = { ...training, ...(samples && { samples }), device: deviceKey() };
     await runStage(`baseline-${name}`, { ...options, output }, inputs, settings, async () => {
       const denseModel = await loadModel(dense);
       try {

@@ -16,8 +16,8 @@ import {
 import type { StoredCalibration, StoredPoint } from '@d2dmoe/models';
 import { loadModel, saveModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
-import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
+import { deviceKey } from '../device.js';
 import { routedSites } from './sites.js';
 import {
   hashCheckpoint,
@@ -68,49 +68,43 @@ export async function calibrate(
     data: data.hash,
   };
   const { budgets, perLayer, taus, samples, strict } = settings;
-  return runStage(
-    'calibrate',
-    options,
-    inputs,
-    { ...settings, device: tf.getBackend() },
-    async () => {
-      const reporting = reportingAs(options, 'calibrate');
-      const batches = () => data.batches.evaluation('validation', samples);
-      const reference = await evaluateFolder(dense, batches(), reporting);
-      const model = await loadModel(input);
-      try {
-        const paths = await thresholdPaths({ model, batches, taus, perLayer, ...reporting });
-        const met = new Map<string, MetBudget>();
-        const metrics: Metrics[] = [];
-        for (const budget of budgets) {
-          const name = budgetName(budget);
-          const found = await meetBudget(paths, budget, reference.score).catch((error: unknown) => {
-            if (strict || !isUnreachable(error)) throw error;
-            return error;
-          });
-          if (found instanceof D2DMoEError) {
-            metrics.push({ point: name, unreachable: found.message });
-          } else {
-            met.set(name, found);
-            metrics.push({ point: name, ...figures(found) });
-          }
+  return runStage('calibrate', options, inputs, { ...settings, device: deviceKey() }, async () => {
+    const reporting = reportingAs(options, 'calibrate');
+    const batches = () => data.batches.evaluation('validation', samples);
+    const reference = await evaluateFolder(dense, batches(), reporting);
+    const model = await loadModel(input);
+    try {
+      const paths = await thresholdPaths({ model, batches, taus, perLayer, ...reporting });
+      const met = new Map<string, MetBudget>();
+      const metrics: Metrics[] = [];
+      for (const budget of budgets) {
+        const name = budgetName(budget);
+        const found = await meetBudget(paths, budget, reference.score).catch((error: unknown) => {
+          if (strict || !isUnreachable(error)) throw error;
+          return error;
+        });
+        if (found instanceof D2DMoEError) {
+          metrics.push({ point: name, unreachable: found.message });
+        } else {
+          met.set(name, found);
+          metrics.push({ point: name, ...figures(found) });
         }
-        const first = met.get(budgetName(budgets[0] as BudgetTarget))?.chosen ?? best(paths);
-        const calibration = store(paths, met, reference);
-        const converted = model.config['d2dmoe'] as Record<string, unknown>;
-        model.config['d2dmoe'] = { ...converted, tau: first.thresholds, calibration };
-        await saveModel(model, output, { copyFrom: input });
-        const file = { format_version: 1, name: basename(output), ...calibration };
-        await writeFileAtomic(
-          join(output, 'calibration.json'),
-          `${JSON.stringify(file, undefined, 2)}\n`,
-        );
-        return metrics;
-      } finally {
-        model.dispose();
       }
-    },
-  );
+      const first = met.get(budgetName(budgets[0] as BudgetTarget))?.chosen ?? best(paths);
+      const calibration = store(paths, met, reference);
+      const converted = model.config['d2dmoe'] as Record<string, unknown>;
+      model.config['d2dmoe'] = { ...converted, tau: first.thresholds, calibration };
+      await saveModel(model, output, { copyFrom: input });
+      const file = { format_version: 1, name: basename(output), ...calibration };
+      await writeFileAtomic(
+        join(output, 'calibration.json'),
+        `${JSON.stringify(file, undefined, 2)}\n`,
+      );
+      return metrics;
+    } finally {
+      model.dispose();
+    }
+  });
 }
 
 const isUnreachable = (error: unknown): error is D2DMoEError =>

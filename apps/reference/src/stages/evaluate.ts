@@ -5,8 +5,8 @@ import type { ExpertStorage, SelectionRule } from '@d2dmoe/kernels';
 import { packModel } from '@d2dmoe/models';
 import { loadModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
-import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
+import { deviceKey } from '../device.js';
 import { evaluateFolder, reportingAs } from './calibrate.js';
 import { measureOperatingPoints } from './operating-points.js';
 import { routedSites } from './sites.js';
@@ -45,7 +45,7 @@ export async function evaluateCurve(
     'evaluate',
     options,
     inputs,
-    { ...settings, device: tf.getBackend() },
+    { ...settings, device: deviceKey() },
     async () => {
       const reporting = reportingAs(options, 'evaluate');
       const batches = () => data.batches.evaluation('test', settings.samples);

@@ -27,6 +27,7 @@ import { loadModel } from '@d2dmoe/models/node';
 import { makeFolder, writeFileAtomic } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
+import { deviceKey } from '../device.js';
 import { budgetLabel } from './operating-points.js';
 import type { PreparedData } from './prepare.js';
 import { reportSamples } from './report-samples.js';
@@ -193,7 +194,7 @@ async function clock(
         ...(signal && { signal }),
       });
       const wallClock = {
-        device: `${tf.getBackend()} (${cpus()[0]?.model.trim() ?? process.arch}, Node ${process.versions.node})`,
+        device: `${deviceKey()} (${cpus()[0]?.model.trim() ?? process.arch}, Node ${process.versions.node})`,
         batch: describeBatch(batch),
         dense: denseTiming,
         converted: points.map(({ name, point }, i) => ({
@@ -240,7 +241,7 @@ async function settingsOf(folders: readonly string[], observed: number): Promise
     ...stages.map(({ stage, seed, seconds, settings }) => ({ stage, seed, seconds, settings })),
     {
       stage: 'report',
-      settings: { samplesObserved: observed, samplesTimed: timed, device: tf.getBackend() },
+      settings: { samplesObserved: observed, samplesTimed: timed, device: deviceKey() },
     },
   ];
 }

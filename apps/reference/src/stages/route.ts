@@ -10,6 +10,7 @@ import {
 } from '@d2dmoe/routing';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches, LabelledBatch } from '../batches/batches.js';
+import { deviceKey } from '../device.js';
 import { runSteps } from './run-steps.js';
 import { splitSites } from './sites.js';
 import {
@@ -45,7 +46,7 @@ export async function route(
     'route',
     options,
     inputs,
-    { ...settings, device: tf.getBackend() },
+    { ...settings, device: deviceKey() },
     async (resume) => {
       const model = await loadModel(options.input);
       const random = new Random(options.seed).fork('routers');

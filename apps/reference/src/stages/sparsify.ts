@@ -1,8 +1,8 @@
 import { Adam } from '@d2dmoe/kernels';
 import { loadModel, saveModel } from '@d2dmoe/models/node';
 import { type RegularizerName, regularizers, type ScheduleName, schedules } from '@d2dmoe/sparsity';
-import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
+import { deviceKey } from '../device.js';
 import { learningRateAt } from './learning-rate.js';
 import { runSteps } from './run-steps.js';
 import {
@@ -41,7 +41,7 @@ export async function sparsify(
     'sparsify',
     options,
     inputs,
-    { ...settings, device: tf.getBackend() },
+    { ...settings, device: deviceKey() },
     async (resume) => {
       const model = await loadModel(options.input);
       const { on, term } = regularizers[settings.regularizer];
