@@ -1,16 +1,47 @@
 import * as tf from '@tensorflow/tfjs-core';
-import type { Tensor } from '@tensorflow/tfjs-core';
+import type { GradSaveFunc, Tensor } from '@tensorflow/tfjs-core';
+import { hasKernel, runKernel } from './dispatch.js';
 import type { Activation } from './types.js';
 
 /**
- * Applies an FFN's activation element by element. Made of tfjs ops, so it runs on every backend; differentiable once.
- * The absolute error in float32 is below 1e-6 for |x| ≤ 10.
+ * Applies an FFN's activation element by element; differentiable once. A kernel and one for its gradient where the
+ * backend has `GeluGrad`, `SiluGrad`, `ReluGrad`, tfjs's own ops elsewhere. The absolute error in float32 is below 1e-6 for |x| ≤ 10.
  *
  * @param x Any shape.
  * @returns The shape of x.
  */
 export function activate<T extends Tensor>(x: T, activation: Activation): T {
+  const kernel = kernels[activation];
+  if (hasKernel(`${kernel.name}Grad`)) return fused(x, kernel) as T;
   return activations[activation](x) as T;
+}
+
+/** What a backend may have a kernel and a gradient kernel for: `Gelu` (x → y) and `GeluGrad` (x, dy → dx), say. */
+interface ActivationKernel {
+  name: string;
+  attributes: object;
+}
+
+const kernels: Record<Activation, ActivationKernel> = {
+  relu: { name: 'Relu', attributes: {} },
+  gelu: { name: 'Gelu', attributes: { approximation: 'erf' } },
+  gelu_tanh: { name: 'Gelu', attributes: { approximation: 'tanh' } },
+  silu: { name: 'Silu', attributes: {} },
+};
+
+function fused(x: Tensor, { name, attributes }: ActivationKernel): Tensor {
+  const op = tf.customGrad((...inputs) => {
+    const [x, save] = inputs as unknown as [Tensor, GradSaveFunc];
+    const value = runKernel(name, { x }, attributes) as Tensor;
+    // ReLU's output is positive where its input is, and is kept for the next product anyway.
+    save([name === 'Relu' ? value : x]);
+    return {
+      value,
+      gradFunc: (dy: Tensor, saved: Tensor[]) =>
+        runKernel(`${name}Grad`, { x: saved[0] as Tensor, dy }, attributes),
+    };
+  });
+  return op(x);
 }
 
 /** x·Φ(x), Φ the normal distribution's cumulative function; its derivative is Φ(x) + x·φ(x). */

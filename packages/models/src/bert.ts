@@ -1,7 +1,7 @@
-import { layerNorm } from '@d2dmoe/kernels';
+import { attentionMask, layerNorm } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Architecture, Batch, ForwardResult } from './architecture.js';
-import { attention, paddingMask } from './attention.js';
+import { attention } from './attention.js';
 import type { ConfigReader } from './config.js';
 import {
   dense,
@@ -57,7 +57,7 @@ export function bert(config: ConfigReader): Architecture {
   ];
 
   function forward(context: ForwardContext, input: Batch): ForwardResult {
-    const { inputIds, attentionMask, tokenTypeIds } = textBatch(input, maxPositions);
+    const { inputIds, attentionMask: padding, tokenTypeIds } = textBatch(input, maxPositions);
     const [batch, positions] = inputIds.shape;
     const norm = (x: tf.Tensor2D, at: string) =>
       layerNorm(x, context.vector(`${at}.weight`), context.vector(`${at}.bias`), epsilon);
@@ -79,7 +79,13 @@ export function bert(config: ConfigReader): Architecture {
     let x = norm(tf.reshape(embedded, [batch * positions, dModel]), 'bert.embeddings.LayerNorm');
     record(x);
 
-    const mask = attentionMask === undefined ? undefined : paddingMask(attentionMask);
+    const mask = attentionMask({
+      queries: positions,
+      keys: positions,
+      headDim,
+      causal: false,
+      padding,
+    });
     for (let l = 0; l < layers; l++) {
       const q = projection(context, l, 'q', x, name(l, 'attention.self.query'));
       const k = projection(context, l, 'k', x, name(l, 'attention.self.key'));

@@ -1,7 +1,7 @@
-import { type Activation, linear, rmsNorm } from '@d2dmoe/kernels';
+import { type Activation, attentionMask, linear, rmsNorm, rotaryTables } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Architecture, Batch, ForwardResult } from './architecture.js';
-import { attention, causalMask, rotaryTables } from './attention.js';
+import { attention } from './attention.js';
 import type { ConfigReader } from './config.js';
 import { feedForward, type ForwardContext, projection, textBatch } from './forward.js';
 import { embeddingSpec, linearSpec } from './parameters.js';
@@ -54,7 +54,7 @@ export function gemma(config: ConfigReader): Architecture {
 
   function forward(context: ForwardContext, input: Batch): ForwardResult {
     const { cache } = context.options;
-    const { inputIds, attentionMask, past } = textBatch(input, maxPositions, cache);
+    const { inputIds, attentionMask: padding, past } = textBatch(input, maxPositions, cache);
     const [batch, positions] = inputIds.shape;
     const norm = (x: tf.Tensor2D, at: string) =>
       rmsNorm(x, tf.add(context.vector(`${at}.weight`), 1), epsilon);
@@ -68,7 +68,13 @@ export function gemma(config: ConfigReader): Architecture {
     const words = tf.gather(context.matrix('model.embed_tokens.weight'), inputIds);
     let x = tf.reshape<tf.Rank.R2>(tf.mul(words, Math.sqrt(dModel)), [batch * positions, dModel]);
 
-    const mask = causalMask(positions, past, attentionMask);
+    const mask = attentionMask({
+      queries: positions,
+      keys: past + positions,
+      headDim,
+      causal: true,
+      padding,
+    });
     const rotary = rotaryTables(past, positions, headDim, theta);
     for (let l = 0; l < layers; l++) {
       record(x);

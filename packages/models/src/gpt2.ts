@@ -1,7 +1,7 @@
-import { layerNorm, linear } from '@d2dmoe/kernels';
+import { attentionMask, layerNorm, linear, packedAttention } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Architecture, Batch, ForwardResult } from './architecture.js';
-import { attention, causalMask } from './attention.js';
+import { attention, type AttentionOptions } from './attention.js';
 import type { ConfigReader } from './config.js';
 import { atProjection, feedForward, type ForwardContext, textBatch } from './forward.js';
 import { conv1dSpec, embeddingSpec, layerNormSpec } from './parameters.js';
@@ -42,32 +42,52 @@ export function gpt2(config: ConfigReader): Architecture {
     ...(head === 'lm_head.weight' ? [embeddingSpec('lm_head', vocabulary, dModel)] : []),
   ];
 
-  /** q, k and v of a layer, from the one product that they share unless some of them are substituted. */
-  function queryKeyValue(context: ForwardContext, l: number, x: tf.Tensor2D): tf.Tensor2D[] {
+  /**
+   * A layer's attention before its output projection: x [B·T, d] → [B·T, d]. q, k and v come from the one product that
+   * they share, and are separated only where a tap reads them, one of them is substituted, or a cache takes them.
+   */
+  function mix(
+    context: ForwardContext,
+    l: number,
+    x: tf.Tensor2D,
+    options: AttentionOptions & { scale: number },
+  ): tf.Tensor2D {
     const weight = context.matrix(name(l, 'attn.c_attn.weight'));
     const bias = context.vector(name(l, 'attn.c_attn.bias'));
     const roles = ['q', 'k', 'v'] as const;
     const { substitute, tap } = context.options;
     const substituted = roles.map((role) => substitute?.(context.site(l, role), x));
-    let outputs: tf.Tensor2D[];
-    if (substituted.every((output) => output === undefined)) {
-      outputs = tf.split(linear(x, weight, bias, { transposed: true }), 3, 1);
-    } else {
-      outputs = substituted.map((output, i) => {
-        if (output !== undefined) return output;
-        const columns = tf.slice2d(weight, [0, i * dModel], [dModel, dModel]);
-        return linear(x, columns, tf.slice1d(bias, i * dModel, dModel), { transposed: true });
+    const part = (i: number): [tf.Tensor2D, tf.Tensor1D] => [
+      tf.slice2d(weight, [0, i * dModel], [dModel, dModel]),
+      tf.slice1d(bias, i * dModel, dModel),
+    ];
+    if (substituted.some((output) => output !== undefined)) {
+      const [q, k, v] = substituted.map((output, i) => {
+        const projected = output ?? linear(x, ...part(i), { transposed: true });
+        tap?.(context.site(l, roles[i] as 'q' | 'k' | 'v'), { input: x, output: projected });
+        return projected;
+      }) as [tf.Tensor2D, tf.Tensor2D, tf.Tensor2D];
+      return attention(q, k, v, options);
+    }
+    const qkv = linear(x, weight, bias, { transposed: true });
+    let parts: tf.Tensor2D[] | undefined;
+    const separate = () => (parts ??= tf.split(qkv, 3, 1));
+    for (const [i, role] of roles.entries()) {
+      tap?.(context.site(l, role), {
+        input: x,
+        get output() {
+          return separate()[i] as tf.Tensor2D;
+        },
       });
     }
-    for (const [i, role] of roles.entries()) {
-      tap?.(context.site(l, role), { input: x, output: outputs[i] as tf.Tensor2D });
-    }
-    return outputs;
+    if (options.cache === undefined && parts === undefined) return packedAttention(qkv, options);
+    const [q, k, v] = separate() as [tf.Tensor2D, tf.Tensor2D, tf.Tensor2D];
+    return attention(q, k, v, options);
   }
 
   function forward(context: ForwardContext, input: Batch): ForwardResult {
     const { cache } = context.options;
-    const { inputIds, attentionMask, past } = textBatch(input, maxPositions, cache);
+    const { inputIds, attentionMask: padding, past } = textBatch(input, maxPositions, cache);
     const [batch, positions] = inputIds.shape;
     const norm = (x: tf.Tensor2D, at: string) =>
       layerNorm(x, context.vector(`${at}.weight`), context.vector(`${at}.bias`), epsilon);
@@ -90,16 +110,17 @@ export function gpt2(config: ConfigReader): Architecture {
     );
     let x = tf.reshape<tf.Rank.R2>(tf.add(words, places), [batch * positions, dModel]);
 
-    const mask = causalMask(positions, past, attentionMask);
+    const mask = attentionMask({
+      queries: positions,
+      keys: past + positions,
+      headDim,
+      causal: true,
+      padding,
+    });
     for (let l = 0; l < layers; l++) {
       record(x);
       const scale = (scaled ? 1 / Math.sqrt(headDim) : 1) / (scaledByLayer ? l + 1 : 1);
-      const [q, k, v] = queryKeyValue(context, l, norm(x, name(l, 'ln_1'))) as [
-        tf.Tensor2D,
-        tf.Tensor2D,
-        tf.Tensor2D,
-      ];
-      const mixed = attention(q, k, v, {
+      const mixed = mix(context, l, norm(x, name(l, 'ln_1')), {
         batch,
         heads,
         kvHeads: heads,

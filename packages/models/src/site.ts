@@ -33,7 +33,7 @@ export interface SiteValues {
   activation?: Tensor2D;
   /** [N, hidden], what the down projection multiplies: `activation`, times the up projection for a GLU. */
   hidden?: Tensor2D;
-  /** [N, dOut], bias included. */
+  /** [N, dOut], bias included. To be read in the tap: what nobody reads may never be computed by itself. */
   output: Tensor2D;
 }
 

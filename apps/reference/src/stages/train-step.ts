@@ -1,4 +1,4 @@
-import { type Adam, softmaxCrossEntropy } from '@d2dmoe/kernels';
+import { type Adam, clippingScale, softmaxCrossEntropy } from '@d2dmoe/kernels';
 import type { Model } from '@d2dmoe/models';
 import type { RegularizerEntry } from '@d2dmoe/sparsity';
 import * as tf from '@tensorflow/tfjs-core';
@@ -64,11 +64,12 @@ export async function trainStep(
       figures = tf.keep(tf.stack([task, term]));
       return tf.add(task, tf.mul(term, sparsity.alpha));
     }, [...model.params.values()]);
-    return clip(namedByParameter(model, grads));
+    return namedByParameter(model, grads);
   });
-  adam.step(gradients, learningRate);
+  const scale = clippingScale(Object.values(gradients), gradientNorm);
+  adam.step(gradients, learningRate, scale);
   const [loss, term] = await (figures as tf.Tensor).data();
-  tf.dispose([figures, gradients, batch as unknown as tf.TensorContainer]);
+  tf.dispose([figures, gradients, scale, batch as unknown as tf.TensorContainer]);
   return { loss: loss as number, ...(term !== undefined && { sparsity: term }) };
 }
 
@@ -80,16 +81,4 @@ function namedByParameter(model: Model, grads: tf.NamedTensorMap): Record<string
     if (gradient) named[name] = gradient;
   }
   return named;
-}
-
-function clip(gradients: Record<string, tf.Tensor>): Record<string, tf.Tensor> {
-  const squares = Object.values(gradients).map((gradient) => {
-    const row = tf.reshape<tf.Rank.R2>(gradient, [1, gradient.size]);
-    return tf.reshape(tf.matMul(row, row, false, true), []);
-  });
-  const norm = tf.sqrt(tf.addN(squares));
-  const scale = tf.minimum(tf.div(gradientNorm, tf.add(norm, 1e-12)), 1);
-  return Object.fromEntries(
-    Object.entries(gradients).map(([name, gradient]) => [name, tf.mul(gradient, scale)]),
-  );
 }

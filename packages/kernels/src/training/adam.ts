@@ -20,8 +20,8 @@ interface Moments {
 }
 
 /**
- * Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019), fused where the backend has an
- * `AdamStep` kernel. Unlike tf.train.adam its state can be saved and restored bit for bit: a run that is resumed
+ * Adam (Kingma and Ba 2015) with decoupled weight decay (Loshchilov and Hutter 2019), fused where the backend has
+ * `AdamStep` (one tensor to new ones) or `AdamSteps` (many tensors in place). Unlike tf.train.adam its state can be saved and restored bit for bit: a run that is resumed
  * continues exactly as if it had not been interrupted.
  */
 export class Adam {
@@ -58,10 +58,12 @@ export class Adam {
    *
    * @param gradients by parameter name, each of its parameter's shape; not disposed
    * @param learningRate of this step
+   * @param scale multiplies the gradients, as `clippingScale` gives it; not disposed
    */
   step(
     gradients: Readonly<Record<string, tf.Tensor>>,
     learningRate = this.#options.learningRate,
+    scale?: tf.Scalar,
   ): void {
     const { beta1, beta2, epsilon, weightDecay } = this.#options;
     this.#steps++;
@@ -72,21 +74,17 @@ export class Adam {
       beta2,
       epsilon: epsilon * correction2,
     };
+    const inPlace: Update[] = [];
     for (const [name, gradient] of Object.entries(gradients)) {
       const param = this.#params.get(name);
       const moments = this.#moments.get(name);
       if (param === undefined || moments === undefined) continue;
       const keep = param.rank > 1 ? 1 - learningRate * weightDecay : 1;
-      const [value, first, second] = tf.tidy(() =>
-        adamStep(param, gradient, moments, { ...attributes, keep }),
-      );
-      param.assign(value);
-      value.dispose();
-      moments.first.dispose();
-      moments.second.dispose();
-      moments.first = tf.keep(first);
-      moments.second = tf.keep(second);
+      const update = { param, gradient, moments, keep };
+      if (hasKernel('AdamSteps') && isUnshared(update)) inPlace.push(update);
+      else replace(update, attributes, scale);
     }
+    if (inPlace.length > 0) overwrite(inPlace, attributes, scale);
   }
 
   /** The state as tensors by name, `<parameter>.first` and `<parameter>.second`, to be saved with {@link steps}. */
@@ -118,11 +116,65 @@ export class Adam {
   }
 }
 
+interface Update {
+  param: tf.Variable;
+  gradient: tf.Tensor;
+  moments: Moments;
+  /** Factor of the parameter: 1 − rate · decay. */
+  keep: number;
+}
+
+interface AdamAttributes {
+  rate: number;
+  beta1: number;
+  beta2: number;
+  epsilon: number;
+}
+
+/** Whether no other tensor (a clone, say) sees the data, which then may be overwritten. */
+function isUnshared({ param, moments }: Update): boolean {
+  const backend = tf.engine().backend;
+  return [param, moments.first, moments.second].every(
+    ({ dataId }) => backend.refCount(dataId) === 1,
+  );
+}
+
+function overwrite(updates: Update[], attributes: AdamAttributes, scale?: tf.Scalar): void {
+  const tensors = updates.flatMap(({ param, gradient, moments }) => [
+    param,
+    gradient,
+    moments.first,
+    moments.second,
+  ]);
+  if (scale) tensors.push(scale);
+  runKernel('AdamSteps', tensors as unknown as Record<string, tf.Tensor>, {
+    ...attributes,
+    keep: updates.map(({ keep }) => keep),
+  });
+}
+
+function replace(
+  { param, gradient, moments, keep }: Update,
+  attributes: AdamAttributes,
+  scale?: tf.Scalar,
+): void {
+  const [value, first, second] = tf.tidy(() => {
+    const scaled = scale ? tf.mul(gradient, scale) : gradient;
+    return adamStep(param, scaled, moments, { ...attributes, keep });
+  });
+  param.assign(value);
+  value.dispose();
+  moments.first.dispose();
+  moments.second.dispose();
+  moments.first = tf.keep(first);
+  moments.second = tf.keep(second);
+}
+
 function adamStep(
   param: tf.Tensor,
   gradient: tf.Tensor,
   { first, second }: Moments,
-  attributes: { rate: number; beta1: number; beta2: number; epsilon: number; keep: number },
+  attributes: AdamAttributes & { keep: number },
 ): [tf.Tensor, tf.Tensor, tf.Tensor] {
   if (hasKernel('AdamStep')) {
     const inputs = { param, gradient, first, second };
