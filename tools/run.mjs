@@ -33,7 +33,8 @@ async function app(args) {
 /** @param {string[]} args */
 async function bench(args) {
   await build('@d2dmoe/bench');
-  await installBenchPeers();
+  // The card's bench has none of them.
+  if (args[0] !== 'cuda') await installBenchPeers();
   await runScript('tools/bench/dist/main.js', args);
 }
 

@@ -13,7 +13,7 @@ import { Constants } from './constants.js';
 import { Allocator, type Block } from './driver/allocator.js';
 import { type Context, closeContext, openContext } from './driver/context.js';
 import type { DeviceProperties } from './driver/device.js';
-import type { Driver } from './driver/driver.js';
+import type { Driver, HostMemory } from './driver/driver.js';
 import { CUDA_SUCCESS, check, cudaError } from './driver/errors.js';
 import { Events } from './driver/events.js';
 import { CudaGraph } from './driver/graph.js';
@@ -46,8 +46,6 @@ export type Extent = number | readonly [number, number, number];
 export type Output = TensorInfo & { readonly pointer: number };
 
 const MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
-const LAUNCH_PARAM_BUFFER_POINTER = 1n;
-const LAUNCH_PARAM_BUFFER_SIZE = 2n;
 /** Values of at most this many bytes stay on the host after their upload: kernels may ask for them (shapes, axes). */
 const KEPT_HOST_BYTES = 1024;
 
@@ -79,8 +77,9 @@ export class CudaBackend extends KernelBackend {
   readonly #reads: ReadBuffers;
   readonly #constants: Constants;
   readonly #arguments: ArgumentMemory;
-  readonly #argumentBytes: Uint32Array;
-  readonly #extra: number;
+  readonly #argumentAddress: number;
+  /** By kernel, the addresses of its packed arguments, which is what cuLaunchKernel wants. */
+  readonly #parameterLists = new Map<Kernel, HostMemory>();
 
   readonly #data: DataStorage<TensorRecord>;
   readonly #collected = new CollectionWatch((record) => this.#reclaim(record));
@@ -110,19 +109,9 @@ export class CudaBackend extends KernelBackend {
     });
     this.#data = new DataStorage(this, engine());
 
-    // What cuLaunchKernel reads in place of an array of pointers: the packed arguments, their size, and the list that
-    // leads to both.
-    const memory = driver.hostMemory(ARGUMENT_BYTES + 48);
+    const memory = driver.hostMemory(ARGUMENT_BYTES);
     this.#arguments = argumentMemory(memory.buffer);
-    this.#argumentBytes = new Uint32Array(memory.buffer, ARGUMENT_BYTES, 2);
-    this.#extra = memory.address + ARGUMENT_BYTES + 8;
-    new BigUint64Array(memory.buffer, ARGUMENT_BYTES + 8, 5).set([
-      LAUNCH_PARAM_BUFFER_POINTER,
-      BigInt(memory.address),
-      LAUNCH_PARAM_BUFFER_SIZE,
-      BigInt(memory.address + ARGUMENT_BYTES),
-      0n,
-    ]);
+    this.#argumentAddress = memory.address;
   }
 
   // ---- For kernels ------------------------------------------------------------------------------------------------
@@ -291,7 +280,6 @@ export class CudaBackend extends KernelBackend {
     if (kernel.owner !== this) this.#resolve(kernel);
     if (sharedBytes > kernel.sharedBytes) this.#allowShared(kernel, sharedBytes);
     packArguments(kernel, args, this.#arguments);
-    this.#argumentBytes[0] = kernel.bytes;
     const result = this.driver.cuLaunchKernel(
       kernel.handle,
       gridX,
@@ -302,8 +290,8 @@ export class CudaBackend extends KernelBackend {
       blockZ,
       sharedBytes,
       this.stream,
+      kernel.parameterList,
       0,
-      this.#extra,
     );
     if (result !== CUDA_SUCCESS) {
       const extents = `grid [${[gridX, gridY, gridZ].join()}], block [${[blockX, blockY, blockZ].join()}]`;
@@ -625,7 +613,22 @@ export class CudaBackend extends KernelBackend {
   #resolve(kernel: Kernel): void {
     kernel.handle = this.#modules.function(kernel.module, kernel.name);
     kernel.sharedBytes = 48 * 1024;
+    kernel.parameterList = this.#parameterList(kernel);
     kernel.owner = this;
+  }
+
+  /** Arguments are packed at the same place for every launch, so that their addresses never change. */
+  #parameterList(kernel: Kernel): number {
+    let list = this.#parameterLists.get(kernel);
+    if (list === undefined) {
+      const addresses = kernel.parameters
+        .filter(({ isJoined }) => !isJoined)
+        .map(({ offset }) => BigInt(this.#argumentAddress + offset));
+      list = this.driver.hostMemory(8 * Math.max(1, addresses.length));
+      new BigUint64Array(list.buffer, 0, addresses.length).set(addresses);
+      this.#parameterLists.set(kernel, list);
+    }
+    return list.address;
   }
 
   #allowShared(kernel: Kernel, bytes: number): void {

@@ -12,6 +12,8 @@ export interface Parameter {
   readonly type: Scalar;
   readonly count: number;
   readonly offset: number;
+  /** Whether it goes on with the struct before it, and is no parameter of its own to the driver. */
+  readonly isJoined: boolean;
 }
 
 /** The memory that arguments are packed into, seen as every type that a parameter may have. */
@@ -46,6 +48,8 @@ export interface Kernel {
   owner: object | undefined;
   /** CUfunction. */
   handle: number;
+  /** Host address of the list of its arguments' addresses. */
+  parameterList: number;
   /** Dynamic shared memory that the function may use without being told so, in bytes. */
   sharedBytes: number;
 }
@@ -56,23 +60,24 @@ export interface Kernel {
  * @param module Base name of the .cu file, as in `unary`, `products.sm90a`.
  * @param name The function's name.
  * @param params One word a parameter: `p` device pointer, `i` int32, `u` uint32, `l` int64, `f` float32, `d` float64;
- *   `i*8` is a struct of 8 int32. Each lies at its natural alignment.
+ *   `i*8` is a struct of 8 int32, and `p*4 +i*4` one of 4 pointers and then 4 int32. Each lies at its natural alignment.
  */
 export function kernel(module: string, name: string, params: string): Kernel {
   const parameters: Parameter[] = [];
   let bytes = 0;
   for (const word of params.split(' ').filter((text) => text !== '')) {
-    const match = /^([piulfd])(?:\*([1-9][0-9]*))?$/.exec(word);
+    const match = /^(\+?)([piulfd])(?:\*([1-9][0-9]*))?$/.exec(word);
     if (match === null) {
       throw new D2DMoEError(
         'CUDA_KERNEL_INVALID',
-        `Kernel ${name} has the parameter "${word}"; a parameter is one of p, i, u, l, f, d, with *COUNT behind it for a struct.`,
+        `Kernel ${name} has the parameter "${word}"; a parameter is one of p, i, u, l, f, d, with *COUNT behind it for a struct and + before it where a struct goes on.`,
       );
     }
-    const type = match[1] as Scalar;
-    const count = Number(match[2] ?? 1);
+    const isJoined = match[1] === '+';
+    const type = match[2] as Scalar;
+    const count = Number(match[3] ?? 1);
     const offset = Math.ceil(bytes / SIZE[type]) * SIZE[type];
-    parameters.push({ type, count, offset });
+    parameters.push({ type, count, offset, isJoined });
     bytes = offset + count * SIZE[type];
   }
   if (bytes > ARGUMENT_BYTES) {
@@ -81,7 +86,16 @@ export function kernel(module: string, name: string, params: string): Kernel {
       `Kernel ${name} has ${bytes} bytes of parameters; CUDA takes at most ${ARGUMENT_BYTES}.`,
     );
   }
-  return { module, name, parameters, bytes, owner: undefined, handle: 0, sharedBytes: 48 * 1024 };
+  return {
+    module,
+    name,
+    parameters,
+    bytes,
+    owner: undefined,
+    handle: 0,
+    parameterList: 0,
+    sharedBytes: 48 * 1024,
+  };
 }
 
 /**

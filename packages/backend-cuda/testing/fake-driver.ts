@@ -7,8 +7,10 @@ export interface RecordedLaunch {
   readonly block: readonly number[];
   readonly sharedBytes: number;
   readonly stream: number;
-  /** The packed arguments: as many bytes as the launch said. */
+  /** The packed arguments, and what lies behind them from earlier launches. */
   readonly arguments: DataView;
+  /** Where each argument lies in them. */
+  readonly offsets: number[];
 }
 
 /** Answers that a test gives in place of the driver's own; each gets the arguments and returns a CUresult. */
@@ -95,20 +97,20 @@ export function fakeDriver(answers: Answers = {}): FakeDriver {
       out[0] = BigInt(address(bytes));
       return 0;
     },
-    cuLaunchKernel: (func, gx, gy, gz, bx, by, bz, sharedBytes, stream, _params, extra) => {
-      // {1, arguments, 2, address of their size, 0}, as cuda.h defines CU_LAUNCH_PARAM_...
-      const list = [0, 8, 16, 24, 32].map((offset) => word(extra + offset));
-      if (list[0] !== 1 || list[2] !== 2 || list[4] !== 0) return 1;
-      const bytes = word(list[3] ?? 0);
-      const buffer = memory.get(list[1] ?? 0);
-      if (buffer === undefined) return 1;
+    cuLaunchKernel: (func, gx, gy, gz, bx, by, bz, sharedBytes, stream, params, extra) => {
+      // A list of the arguments' addresses; the first lies at the beginning of where all are packed.
+      const list = memory.get(params);
+      const packed = memory.get(word(params));
+      if (list === undefined || packed === undefined || extra !== 0) return 1;
+      const addresses = Array.from(new BigUint64Array(list), Number);
       launches.push({
         func,
         grid: [gx, gy, gz],
         block: [bx, by, bz],
         sharedBytes,
         stream,
-        arguments: new DataView(buffer.slice(0, bytes)),
+        arguments: new DataView(packed.slice(0)),
+        offsets: addresses.map((address) => address - (addresses[0] ?? 0)),
       });
       return 0;
     },

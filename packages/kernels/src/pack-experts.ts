@@ -25,7 +25,7 @@ export type PackExpertsAttrs = {
  * and the result when it has served.
  *
  * `int8` rounds every neuron's row of up, gate and down to 255 steps of a scale of its own. Only backends with a layout
- * of their own have it: the wasm backend with this package's kernels.
+ * of their own have it: the wasm backend with this package's kernels, and cuda, which has `float16` and `bfloat16` too.
  *
  * @param expertSize Neurons per expert; must divide the hidden width.
  * @throws D2DMoEError `SHAPE_MISMATCH` if the tensors do not fit each other, `EXPERT_SIZE_INVALID` if the expert size
@@ -56,7 +56,7 @@ export function packExperts(
   if (backend === undefined && storage !== 'float32') {
     throw new D2DMoEError(
       'STORAGE_UNSUPPORTED',
-      `The ${tf.getBackend()} backend has no packed experts in ${storage}: use float32, or the wasm backend with this package's kernels.`,
+      `The ${tf.getBackend()} backend has no packed experts in ${storage}: use float32, the wasm backend with this package's kernels, or cuda.`,
     );
   }
   const tensors =

@@ -24,8 +24,11 @@ export interface FeedForwardWeights {
   activation: Activation;
 }
 
-/** How packed weights are stored: `int8` has one scale per neuron in each matrix, and takes a quarter of the memory. */
-export type ExpertStorage = 'float32' | 'int8';
+/**
+ * How packed weights are stored: `int8` has one scale per neuron in each matrix, and takes a quarter of the memory;
+ * `float16` and `bfloat16` take half.
+ */
+export type ExpertStorage = 'float32' | 'float16' | 'bfloat16' | 'int8';
 
 /**
  * An FFN split into experts and laid out for the expert op: expert i is the neurons i·expertSize …

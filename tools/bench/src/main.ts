@@ -1,10 +1,10 @@
-// The bench: `main.js cpu [options]`. Exit code 0 if every row was measured and every bar holds, 1 if not, 2 for a
-// command line that makes no sense.
+// The bench: `main.js cpu [options]` or `main.js cuda [options]`. Exit code 0 if every row was measured and every bar
+// holds, 1 if not, 2 for a command line that makes no sense and for a card that is not there.
 import { timedCases } from './cases.js';
 import { measureMemory, memoryRowName } from './memory.js';
 import { type Options, readOptions, usage } from './options.js';
 import { PeerProcess } from './peer-process.js';
-import { type Report, rowLine, startReport, summaryLine, writeReport } from './report.js';
+import { finishReport, rowLine, startReport } from './report.js';
 import type { Row } from './row.js';
 import { runCase } from './run-case.js';
 
@@ -26,14 +26,8 @@ async function bench(options: Options): Promise<void> {
     add(await runCase({ ...benchCase, rows }, { rounds, turn: quick ? 15 : 60 }));
   }
   if (memoryRowName.includes(filter)) add([await measureMemory(quick ? 1 : 3)]);
-  finish(report, options);
-}
-
-function finish(report: Report, { json, filter }: Options): void {
   if (report.rows.length === 0) throw new Error(`No row's name contains "${filter}".`);
-  console.log(summaryLine(report.rows));
-  if (json !== undefined) writeReport(json, report);
-  process.exitCode = report.rows.every(({ holds }) => holds) ? 0 : 1;
+  finishReport(report, options.json);
 }
 
 async function hasRelaxedSimd(): Promise<boolean> {
@@ -45,11 +39,17 @@ async function hasRelaxedSimd(): Promise<boolean> {
   }
 }
 
-let options: Options | undefined;
-try {
-  options = readOptions(process.argv.slice(2));
-} catch (error) {
-  console.error(`error: ${(error as Error).message}\n${usage}`);
-  process.exitCode = 2;
+async function cpu(): Promise<void> {
+  let options: Options;
+  try {
+    options = readOptions(process.argv.slice(2));
+  } catch (error) {
+    console.error(`error: ${(error as Error).message}\n${usage}`);
+    process.exitCode = 2;
+    return;
+  }
+  await bench(options);
 }
-if (options !== undefined) await bench(options);
+
+if (process.argv[2] === 'cuda') await import('./cuda/main.js');
+else await cpu();

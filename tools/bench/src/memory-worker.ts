@@ -1,13 +1,12 @@
 // A process whose memory is measured. `make FOLDER` writes a dense checkpoint and its conversion there; `load FOLDER`
 // loads one of them, runs it, and sends what memory that took.
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { Random } from '@d2dmoe/core';
 import { DynamicKExperts } from '@d2dmoe/kernels';
 import { useWasm } from '@d2dmoe/kernels/node';
 import { dynamicSubstitute, initModel, packModel } from '@d2dmoe/models';
 import { loadModel, saveModel } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
+import { collectGarbage } from './collect-garbage.js';
 
 /** What `load` sends. */
 export interface Loaded {
@@ -71,12 +70,6 @@ async function load(folder: string): Promise<Loaded> {
   const { rss: resident } = process.memoryUsage();
   tau = 0;
   return { resident, logits: forward() };
-}
-
-/** What loading has left over for the garbage collector is not the model's. */
-function collectGarbage(): void {
-  setFlagsFromString('--expose-gc');
-  (runInNewContext('gc') as () => void)();
 }
 
 const [, , task, folder = ''] = process.argv;

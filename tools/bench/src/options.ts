@@ -18,7 +18,9 @@ export const usage = `usage: npm run bench -- cpu [--json FILE] [--filter TEXT] 
   --filter TEXT  only the rows whose name contains TEXT
   --threads N    threads of the expert op and of its peers (default 1)
   --runs N       how often each participant gets its turn (default 21, quick 5)
-  --quick        short turns, for a first look: too noisy to judge by`;
+  --quick        short turns, for a first look: too noisy to judge by
+
+"npm run bench -- cuda" is the bench of the card.`;
 
 /**
  * Reads the command line.
@@ -38,7 +40,7 @@ export function readOptions(args: readonly string[]): Options {
     },
   });
   if (positionals.join(' ') !== 'cpu') {
-    throw new Error(`The bench to run is "cpu", not "${positionals.join(' ')}".`);
+    throw new Error(`The bench to run is "cpu" or "cuda", not "${positionals.join(' ')}".`);
   }
   const { json, filter, quick } = values;
   return {

@@ -389,6 +389,11 @@ CUresult packArguments(Launch& launch, void** params, void** extra) {
   }
   if (params == nullptr && kernel.parameterCount > 0) return invalidValue;
   for (int i = 0; i < kernel.parameterCount; ++i) {
+    // A card would not mind, but whoever packs arguments in one block has another idea of the parameters.
+    if ((const char*)params[i] - (const char*)params[0] != (ptrdiff_t)launch.offsets[(size_t)i]) {
+      COMPLAIN("kernel %s takes parameter %d of %d at byte %zu of its arguments, and got it elsewhere", kernel.name, i, kernel.parameterCount, launch.offsets[(size_t)i]);
+      return invalidValue;
+    }
     memcpy(launch.arguments.data() + launch.offsets[(size_t)i], params[i], kernel.parameters[i].size);
   }
   return success;

@@ -5,6 +5,11 @@ import type { Dataset, ImageExample } from '../data/index.js';
 import { type Batches, evaluationBatchSize, type LabelledBatch } from './batches.js';
 import { sample, shuffledOrder } from './order.js';
 
+interface DecodedImages {
+  pixels: Float32Array;
+  labels: Int32Array;
+}
+
 /** Images of `side` × `side` pixels, decoded as they are needed; `positions` is the model's sequence length. */
 export function imageBatches(
   dataset: Dataset<ImageExample>,
@@ -15,10 +20,10 @@ export function imageBatches(
 ): Batches {
   const order = shuffledOrder(dataset.train.length, batchSize, random.fork('order'));
 
-  async function load(
+  async function decode(
     examples: readonly ImageExample[],
     indices: Uint32Array,
-  ): Promise<LabelledBatch> {
+  ): Promise<DecodedImages> {
     const chosen = Array.from(indices, (i) => examples[i] as ImageExample);
     const images = await Promise.all(chosen.map(({ image }) => processor.process(image)));
     const size = 3 * side * side;
@@ -32,20 +37,34 @@ export function imageBatches(
       }
       pixels.set(image, i * size);
     }
-    return {
-      batch: { pixelValues: tf.tensor4d(pixels, [chosen.length, 3, side, side]) },
-      labels: Int32Array.from(chosen, ({ label }) => label),
-    };
+    return { pixels, labels: Int32Array.from(chosen, ({ label }) => label) };
   }
+
+  const onDevice = ({ pixels, labels }: DecodedImages): LabelledBatch => ({
+    batch: { pixelValues: tf.tensor4d(pixels, [labels.length, 3, side, side]) },
+    labels,
+  });
+
+  // The next step's images are decoded on other threads while the device computes this one.
+  let ahead: { step: number; images: Promise<DecodedImages> } | undefined;
+  const decodeStep = (step: number) => decode(dataset.train, order(step));
 
   return {
     evaluationSize: (split) => dataset[split].length,
     meanLength: positions,
-    train: (step) => load(dataset.train, order(step)),
+    async train(step) {
+      const current = ahead?.step === step ? ahead.images : decodeStep(step);
+      const next = { step: step + 1, images: decodeStep(step + 1) };
+      // It fails when its own turn comes.
+      next.images.catch(() => undefined);
+      ahead = next;
+      return onDevice(await current);
+    },
     async *evaluation(split, limit) {
       const indices = sample(dataset[split].length, limit, random.fork(split));
       for (let start = 0; start < indices.length; start += evaluationBatchSize) {
-        yield await load(dataset[split], indices.subarray(start, start + evaluationBatchSize));
+        const some = indices.subarray(start, start + evaluationBatchSize);
+        yield onDevice(await decode(dataset[split], some));
       }
     },
   };

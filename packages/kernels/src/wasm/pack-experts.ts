@@ -1,3 +1,4 @@
+import { D2DMoEError } from '@d2dmoe/core';
 import type * as tf from '@tensorflow/tfjs-core';
 import { PackExperts, type PackExpertsAttrs } from '../pack-experts.js';
 import type { FeedForwardWeights } from '../types.js';
@@ -24,6 +25,12 @@ export function packExpertsKernel({ backend, kernels, pointer }: WasmContext) {
       inputs: Weights;
       attrs: PackExpertsAttrs;
     }) => {
+      if (storage !== 'float32' && storage !== 'int8') {
+        throw new D2DMoEError(
+          'STORAGE_UNSUPPORTED',
+          `The wasm backend has no packed experts in ${storage}: use float32 or int8.`,
+        );
+      }
       const { up, gate, down, upBias, gateBias, downBias } = inputs;
       const [hidden, dIn] = up.shape as [number, number];
       const dOut = down.shape[1] as number;

@@ -6,6 +6,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { type Bar, holds } from '../bars.js';
 import { failedRow, type Row } from '../row.js';
 import { summarize, type Times } from '../statistics.js';
+import { settle } from './torch.js';
 
 /** How a language model is trained for the clock. */
 export interface TrainingCase {
@@ -142,28 +143,31 @@ export async function timeTraining(
 }
 
 /**
- * The training step's row: its time over torch's.
+ * The training step's row: its time over torch's. Without torch there is our time alone, and the row does not hold.
  *
- * @param folder Of the checkpoint gpt2-mini-peps.
- * @param torch From peers/torch_training.py.
+ * @param folder Of the checkpoint gpt2-mini-peps; without it there is no row.
+ * @param torch What peers/torch_training.py prints.
  */
-export async function trainingRow(
+export async function trainingRows(
   backend: CudaBackend,
-  folder: string,
-  torch: TorchTraining | undefined,
-): Promise<Row> {
+  folder: string | undefined,
+  torch: (folder: string) => Promise<unknown>,
+  wanted: (name: string) => boolean,
+): Promise<Row[]> {
   const { batch, positions } = trainingCase;
   const plan = {
     name: `training step of gpt2-mini-peps, ${batch} × ${positions}: cuda / torch`,
     bar,
   };
+  if (!wanted(plan.name)) return [];
+  if (folder === undefined) {
+    console.log(`left out ${plan.name}: no --checkpoint`);
+    return [];
+  }
   try {
-    if (torch === undefined) throw new Error('torch was not timed.');
-    const { step, host, device, loss, mebibytes, tensors } = await timeTraining(backend, folder);
-    const difference = Math.abs(loss.first / torch.loss - 1);
-    if (!(difference <= LOSS_TOLERANCE)) {
-      throw new Error(`The first loss is ${loss.first}, torch's ${torch.loss}.`);
-    }
+    const peer = await settle(() => torch(folder));
+    const measured = await timeTraining(backend, folder);
+    const { step, host, device, loss, mebibytes, tensors } = measured;
     if (!(loss.last < loss.first)) {
       throw new Error(`The loss did not fall: it was ${loss.first}, and is ${loss.last}.`);
     }
@@ -172,12 +176,19 @@ export async function trainingRow(
         `Steps leave tensors behind: there were ${tensors.start}, then ${tensors.end}.`,
       );
     }
-    const value = step.median / torch.step.median;
-    return {
+    const ours = { cuda: step, 'cuda: host': host, 'cuda: device': device };
+    if ('error' in peer) return [{ ...failedRow(plan, peer.error), times: ours }];
+    const theirs = peer.value as TorchTraining;
+    const difference = Math.abs(loss.first / theirs.loss - 1);
+    if (!(difference <= LOSS_TOLERANCE)) {
+      throw new Error(`The first loss is ${loss.first}, torch's ${theirs.loss}.`);
+    }
+    const value = step.median / theirs.step.median;
+    const row: Row = {
       ...plan,
       value,
       holds: holds(bar, value),
-      times: { torch: torch.step, cuda: step, 'cuda: host': host, 'cuda: device': device },
+      times: { torch: theirs.step, ...ours },
       mebibytes: {
         'device at first': Math.round(mebibytes.device.start),
         'device at last': Math.round(mebibytes.device.end),
@@ -185,7 +196,8 @@ export async function trainingRow(
         'resident at last': Math.round(mebibytes.resident.end),
       },
     };
+    return [row];
   } catch (error) {
-    return failedRow(plan, error);
+    return [failedRow(plan, error)];
   }
 }

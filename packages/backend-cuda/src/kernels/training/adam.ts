@@ -17,13 +17,17 @@ interface Attributes {
 const TENSORS = 64;
 const PIECE = 4096;
 
-const squares = kernel('adam', 'gradient_squares', `p*${TENSORS} l*${TENSORS} i*${TENSORS} i p i`);
+const squares = kernel(
+  'adam',
+  'gradient_squares',
+  `p*${TENSORS} +l*${TENSORS} +i*${TENSORS} i p i`,
+);
 const clipping = kernel('adam', 'clipping_scale', 'p p i f');
 const step = kernel('adam', 'adam_step', 'p p p p p p p f*6 f l');
 const steps = kernel(
   'adam',
   'adam_steps',
-  `${`p*${TENSORS} `.repeat(5)} l*${TENSORS} i*${TENSORS} f*${TENSORS} i p f*6`,
+  `p*${TENSORS} ${`+p*${TENSORS} `.repeat(4)} +l*${TENSORS} +i*${TENSORS} +f*${TENSORS} i p f*6`,
 );
 
 /** A launch over several tensors: the index of each, where its blocks begin, and how many blocks there are. */

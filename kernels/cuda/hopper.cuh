@@ -1,0 +1,165 @@
+// What kernels for Hopper (sm_90a) share: barriers in shared memory, the bulk tensor copy engine, warpgroup products.
+//
+// Tiles of 16-bit values lie in shared memory as the copy engine swizzles them: lines of 128 bytes whose eight 16-byte
+// pieces are exchanged by the line's low three bits. An operand contiguous along the sum is one box of lines, one for
+// each row or column of the tile, by 64 deep; one contiguous across it comes as boxes of 64 deep by 64 across, 8 KB
+// apart.
+#pragma once
+#include "common.cuh"
+
+#ifndef D2DMOE_EMULATED
+#include <type_traits>
+
+// What the copy engine knows of a matrix (cuTensorMapEncodeTiled).
+struct __align__(64) hopper_map {
+  unsigned char bytes[128];
+};
+
+__device__ __forceinline__ unsigned hopper_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
+
+__device__ __forceinline__ void hopper_init(unsigned barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+// After the barriers' initialization, by the thread that did it, before the block's own barrier.
+__device__ __forceinline__ void hopper_init_done() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+__device__ __forceinline__ void hopper_expect(unsigned barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void hopper_arrive(unsigned barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Until the phase of that parity is over.
+__device__ __forceinline__ void hopper_wait(unsigned barrier, unsigned parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// A box of the matrix whose first element is at (x along the line, line y).
+__device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(0)
+      : "memory");
+}
+// Barriers `full` and `empty` of a ring of slots, and where a thread is in it.
+template <int SLOTS> struct hopper_ring {
+  unsigned barriers;
+  int slot = 0;
+  unsigned phase = 0;
+  __device__ __forceinline__ unsigned full() const { return barriers + slot * 8; }
+  __device__ __forceinline__ unsigned empty() const { return barriers + (SLOTS + slot) * 8; }
+  __device__ __forceinline__ void next() {
+    if (++slot == SLOTS) slot = 0, phase ^= 1;
+  }
+  __device__ __forceinline__ void init(int full_arrivals, int empty_arrivals) const {
+    for (int i = 0; i < SLOTS; i++) hopper_init(barriers + i * 8, full_arrivals), hopper_init(barriers + (SLOTS + i) * 8, empty_arrivals);
+  }
+};
+
+// 16 bytes behind the thread's back, `bytes` of them read and the rest zeros.
+__device__ __forceinline__ void hopper_copy16(unsigned to, const void *from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+// This thread's arrival, once its 16-byte copies so far have landed. One of the arrivals that the barrier counts.
+__device__ __forceinline__ void hopper_arrive_copied(unsigned barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+// Between writes to shared memory by ordinary stores or 16-byte copies and their reads by the tensor cores.
+__device__ __forceinline__ void hopper_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Where a wgmma finds an operand: 128-byte swizzle, `box_distance` between boxes across the sum.
+__device__ __forceinline__ unsigned long long hopper_descriptor(unsigned address, unsigned box_distance) {
+  return (unsigned long long)((address & 0x3ffff) >> 4) | (unsigned long long)(box_distance >> 4) << 16 |
+         (unsigned long long)(1024 >> 4) << 32 | 1ull << 62;
+}
+__device__ __forceinline__ void hopper_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void hopper_wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void hopper_wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+// After a wait: what reads the sums stays behind it.
+template <int SUMS> __device__ __forceinline__ void hopper_settled(float (&d)[SUMS]) {
+#pragma unroll
+  for (int i = 0; i < SUMS; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int COUNT> __device__ __forceinline__ void hopper_registers_more() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT> __device__ __forceinline__ void hopper_registers_fewer() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
+// Operand lists of 16, 32, 64 and 128 registers.
+#define HOPPER_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define HOPPER_NAMES_32 \
+  HOPPER_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define HOPPER_NAMES_64                                                                                 \
+  HOPPER_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define HOPPER_NAMES_128                                                                                          \
+  HOPPER_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "           \
+                  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+                  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+                  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define HOPPER_SUMS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define HOPPER_SUMS_16(d, i) HOPPER_SUMS_4(d, i), HOPPER_SUMS_4(d, i + 4), HOPPER_SUMS_4(d, i + 8), HOPPER_SUMS_4(d, i + 12)
+#define HOPPER_SUMS_32(d, i) HOPPER_SUMS_16(d, i), HOPPER_SUMS_16(d, i + 16)
+#define HOPPER_SUMS_64(d, i) HOPPER_SUMS_32(d, i), HOPPER_SUMS_32(d, i + 32)
+#define HOPPER_SUMS_128(d, i) HOPPER_SUMS_64(d, i), HOPPER_SUMS_64(d, i + 64)
+
+// One instruction with both operands in shared memory (S: the numbers of a, b, add, transposes), one with a in registers.
+#define HOPPER_WGMMA_SS(N, REGISTERS, TYPE, A, B, ADD, TA, TB)                                               \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ADD ", 0;\n"                                            \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" HOPPER_NAMES_##REGISTERS \
+               "}, %" #A ", %" #B ", p, 1, 1, %" #TA ", %" #TB ";\n}\n"                                      \
+               : HOPPER_SUMS_##REGISTERS(d, 0)                                                               \
+               : "l"(a), "l"(b), "r"(add), "n"(ACROSS_A), "n"(ACROSS_B))
+#define HOPPER_WGMMA_RS(N, REGISTERS, TYPE, A0, A1, A2, A3, B, ADD, TB)                                      \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ADD ", 0;\n"                                            \
+               "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" HOPPER_NAMES_##REGISTERS \
+               "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, %" #TB ";\n}\n"               \
+               : HOPPER_SUMS_##REGISTERS(d, 0)                                                               \
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(add), "n"(ACROSS_B))
+
+// d (+)= a · b: 64 x N sums of a warpgroup, 16 deep, operands bf16 or fp16. ACROSS_A and ACROSS_B are 1 where the
+// operand lies across the sum.
+template <typename T, int ACROSS_A, int ACROSS_B, int SUMS>
+__device__ __forceinline__ void hopper_wgmma(float (&d)[SUMS], unsigned long long a, unsigned long long b, int add) {
+  static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "64, 128 or 256 columns");
+  if constexpr (std::is_same<T, bf16>::value) {
+    if constexpr (SUMS == 32) HOPPER_WGMMA_SS(64, 32, "bf16", 32, 33, 34, 35, 36);
+    if constexpr (SUMS == 64) HOPPER_WGMMA_SS(128, 64, "bf16", 64, 65, 66, 67, 68);
+    if constexpr (SUMS == 128) HOPPER_WGMMA_SS(256, 128, "bf16", 128, 129, 130, 131, 132);
+  } else {
+    if constexpr (SUMS == 32) HOPPER_WGMMA_SS(64, 32, "f16", 32, 33, 34, 35, 36);
+    if constexpr (SUMS == 64) HOPPER_WGMMA_SS(128, 64, "f16", 64, 65, 66, 67, 68);
+    if constexpr (SUMS == 128) HOPPER_WGMMA_SS(256, 128, "f16", 128, 129, 130, 131, 132);
+  }
+}
+// The same with a in registers: lane 4g + t of a warp of 16 rows holds the pairs of columns 2t and 2t + 1 of row g (a0)
+// and row g + 8 (a1), and of columns 2t + 8 and 2t + 9 (a2, a3).
+template <typename T, int ACROSS_B, int SUMS>
+__device__ __forceinline__ void hopper_wgmma(float (&d)[SUMS], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                                             unsigned long long b, int add) {
+  static_assert(SUMS == 64 || SUMS == 128, "128 or 256 columns");
+  if constexpr (std::is_same<T, bf16>::value) {
+    if constexpr (SUMS == 64) HOPPER_WGMMA_RS(128, 64, "bf16", 64, 65, 66, 67, 68, 69, 70);
+    if constexpr (SUMS == 128) HOPPER_WGMMA_RS(256, 128, "bf16", 128, 129, 130, 131, 132, 133, 134);
+  } else {
+    if constexpr (SUMS == 64) HOPPER_WGMMA_RS(128, 64, "f16", 64, 65, 66, 67, 68, 69, 70);
+    if constexpr (SUMS == 128) HOPPER_WGMMA_RS(256, 128, "f16", 128, 129, 130, 131, 132, 133, 134);
+  }
+}
+#endif
