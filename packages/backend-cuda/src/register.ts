@@ -1,5 +1,4 @@
 import { type KernelConfig, registerKernel } from '@tensorflow/tfjs-core';
-import { expertKernels } from './experts/index.js';
 import { arrayKernels } from './kernels/arrays.js';
 import { binaryKernels } from './kernels/binary.js';
 import { castKernels } from './kernels/cast.js';
@@ -29,7 +28,6 @@ export const cudaKernels: readonly KernelConfig[] = [
   ...castKernels,
   ...convolutionKernels,
   ...einsumKernels,
-  ...expertKernels,
   ...fillKernels,
   ...fourierKernels,
   ...gatherKernels,

@@ -10,6 +10,9 @@ interface DecodedImages {
   labels: Int32Array;
 }
 
+/** Decoded images are kept up to this size together. */
+const keptBytes = 2 ** 30;
+
 /** Images of `side` × `side` pixels, decoded as they are needed; `positions` is the model's sequence length. */
 export function imageBatches(
   dataset: Dataset<ImageExample>,
@@ -20,13 +23,23 @@ export function imageBatches(
 ): Batches {
   const order = shuffledOrder(dataset.train.length, batchSize, random.fork('order'));
 
+  // Decoding costs more than a step of a small model on a fast device, so that an epoch's images are kept.
+  const kept = new Map<ImageExample, Float32Array>();
+  const size = 3 * side * side;
+  async function pixelsOf(example: ImageExample): Promise<Float32Array> {
+    const known = kept.get(example);
+    if (known) return known;
+    const pixels = await processor.process(example.image);
+    if ((kept.size + 1) * 4 * size <= keptBytes) kept.set(example, pixels);
+    return pixels;
+  }
+
   async function decode(
     examples: readonly ImageExample[],
     indices: Uint32Array,
   ): Promise<DecodedImages> {
     const chosen = Array.from(indices, (i) => examples[i] as ImageExample);
-    const images = await Promise.all(chosen.map(({ image }) => processor.process(image)));
-    const size = 3 * side * side;
+    const images = await Promise.all(chosen.map(pixelsOf));
     const pixels = new Float32Array(chosen.length * size);
     for (const [i, image] of images.entries()) {
       if (image.length !== size) {

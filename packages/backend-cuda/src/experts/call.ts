@@ -1,0 +1,59 @@
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+
+/** Activation of an FFN's hidden neurons, as packages/kernels names them; the kernels number them in this order. */
+export const ACTIVATIONS = ['relu', 'gelu', 'gelu_tanh', 'silu'] as const;
+export type Activation = (typeof ACTIVATIONS)[number];
+
+/** How packed weights lie on the device. */
+export const STORAGES = ['float32', 'float16', 'bfloat16', 'int8'] as const;
+export type Storage = (typeof STORAGES)[number];
+
+/** Bytes of one weight. */
+export const WEIGHT_BYTES: Record<Storage, number> = {
+  float32: 4,
+  float16: 2,
+  bfloat16: 2,
+  int8: 1,
+};
+
+/** Elements from one packed row of `width` weights to the next: rows begin at 16 bytes. */
+export function pitchOf(width: number, storage: Storage): number {
+  const aligned = 16 / WEIGHT_BYTES[storage];
+  return Math.ceil(width / aligned) * aligned;
+}
+
+/** One run of the expert op. Addresses are the device's; matrices are neuron-major with rows of {@link pitchOf}. */
+export interface ExpertsCall {
+  /** N. */
+  readonly rows: number;
+  readonly dIn: number;
+  readonly dOut: number;
+  readonly experts: number;
+  readonly expertSize: number;
+  /** experts · expertSize. */
+  readonly hidden: number;
+  readonly activation: Activation;
+  readonly storage: Storage;
+  /** Share of (row, expert) pairs that the caller expects to be selected; undefined where it does not say. */
+  readonly density: number | undefined;
+  /** float32 [N, dIn] */
+  readonly x: TensorInfo;
+  /** bool [N, experts] */
+  readonly selection: TensorInfo;
+  /** [hidden, dIn] */
+  readonly up: number;
+  /** [hidden, dIn]; 0 in a plain FFN. */
+  readonly gate: number;
+  /** [hidden, dOut] */
+  readonly down: number;
+  /** float32 [hidden]; zeros where the FFN has none. */
+  readonly upBias: number;
+  /** float32 [hidden]; zeros where the FFN has none. */
+  readonly gateBias: number;
+  /** float32 [dOut]; zeros where the FFN has none. */
+  readonly downBias: number;
+  /** int8: float32 scales of up's, gate's and down's rows, `hidden` each; ones otherwise. */
+  readonly scales: number;
+  /** What launches on these experts keep between them: 16 bytes of counters, zeros at first. */
+  readonly state: number;
+}

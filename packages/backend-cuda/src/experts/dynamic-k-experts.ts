@@ -1,0 +1,87 @@
+import type { KernelConfig, TensorInfo } from '@tensorflow/tfjs-core';
+import type { CudaBackend } from '../backend.js';
+import { cudaKernel } from '../kernels/config.js';
+import type { Activation, ExpertsCall, Storage } from './call.js';
+import { fewFits, fewRows } from './few.js';
+import { maskedDense } from './masked-dense.js';
+import { vectorOffsets } from './pack.js';
+
+/** An FFN as pack.ts lays it out. */
+export interface PackedInputs {
+  /** Biases and scales. */
+  packed0: TensorInfo;
+  /** State. */
+  packed1: TensorInfo;
+  /** Up. */
+  packed2: TensorInfo;
+  /** Down. */
+  packed3: TensorInfo;
+  /** Gate. */
+  packed4?: TensorInfo;
+}
+
+/** Attributes of the op. */
+export interface ExpertsAttrs {
+  activation: Activation;
+  expertSize: number;
+  dOut: number;
+  storage: Storage;
+  expectedDensity?: number;
+}
+
+/** The most rows that go through the few-rows path, 16 a launch. */
+export const MOST_FEW_ROWS = 64;
+
+/** The op on x with a selection bool [N, experts]. */
+export function callOf(
+  backend: CudaBackend,
+  { packed0, packed1, packed2, packed3, packed4 }: PackedInputs,
+  attrs: ExpertsAttrs,
+  { x, selection, experts }: Pick<ExpertsCall, 'x' | 'selection' | 'experts'>,
+): ExpertsCall {
+  const [rows = 0, dIn = 0] = x.shape;
+  const hidden = experts * attrs.expertSize;
+  const offsets = vectorOffsets(hidden);
+  const vectors = backend.pointer(packed0);
+  return {
+    rows,
+    dIn,
+    dOut: attrs.dOut,
+    experts,
+    expertSize: attrs.expertSize,
+    hidden,
+    activation: attrs.activation,
+    storage: attrs.storage,
+    density: attrs.expectedDensity,
+    x,
+    selection,
+    up: backend.pointer(packed2),
+    gate: packed4 ? backend.pointer(packed4) : 0,
+    down: backend.pointer(packed3),
+    upBias: vectors + offsets.upBias * 4,
+    gateBias: vectors + offsets.gateBias * 4,
+    downBias: vectors + offsets.downBias * 4,
+    scales: vectors + offsets.scales * 4,
+    state: backend.pointer(packed1),
+  };
+}
+
+/** Enqueues the op by the path for its rows. */
+export function dynamicKExperts(backend: CudaBackend, call: ExpertsCall): TensorInfo {
+  const { rows, dOut } = call;
+  if (rows === 0) return backend.output([0, dOut], 'float32');
+  if (rows <= MOST_FEW_ROWS && fewFits(backend, call)) return fewRows(backend, call);
+  return maskedDense(backend, call);
+}
+
+/** DynamicKExperts of packages/kernels. */
+export const dynamicKernels: KernelConfig[] = [
+  cudaKernel<PackedInputs & { x: TensorInfo; selection: TensorInfo }, ExpertsAttrs>(
+    'DynamicKExperts',
+    ({ inputs, attrs, backend }) => {
+      const { x, selection } = inputs;
+      const experts = selection.shape[1] ?? 0;
+      return dynamicKExperts(backend, callOf(backend, inputs, attrs, { x, selection, experts }));
+    },
+  ),
+];

@@ -1,0 +1,365 @@
+import { Random } from '@d2dmoe/core';
+import {
+  dynamicKExperts,
+  packExperts,
+  referenceDynamicKExperts,
+  referenceSelectExperts,
+  selectExperts,
+  type ExpertStorage,
+  type FeedForwardWeights,
+  type ReferenceExperts,
+  type SelectionRule,
+} from '@d2dmoe/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+import fc from 'fast-check';
+import { afterEach, expect, test } from 'vitest';
+import { emulated } from '../../testing/emulated.js';
+import { relativeError } from '../../testing/relative-error.js';
+import { expertKernels } from './index.js';
+import { groupRows, selectionBits } from './select.js';
+
+for (const config of expertKernels) tf.registerKernel(config);
+
+interface Shape {
+  rows: number;
+  dIn: number;
+  dOut: number;
+  experts: number;
+  expertSize: number;
+  activation: FeedForwardWeights['activation'];
+  gated: boolean;
+  biases: boolean;
+  density: number;
+  seed: number;
+}
+
+const shapes: fc.Arbitrary<Shape> = fc.record({
+  rows: fc.constantFrom(1, 2, 3, 9, 17),
+  dIn: fc.integer({ min: 1, max: 150 }),
+  dOut: fc.integer({ min: 1, max: 150 }),
+  experts: fc.integer({ min: 1, max: 40 }),
+  expertSize: fc.constantFrom(1, 4, 7, 16, 32),
+  activation: fc.constantFrom('relu', 'gelu', 'gelu_tanh', 'silu'),
+  gated: fc.boolean(),
+  biases: fc.boolean(),
+  density: fc.double({ min: 0, max: 1, noNaN: true }),
+  seed: fc.nat(),
+});
+
+function randomCase({ rows, dIn, dOut, experts, expertSize, gated, biases, ...rest }: Shape) {
+  const random = new Random(rest.seed);
+  const hidden = experts * expertSize;
+  const normals = (count: number, deviation: number) =>
+    Float64Array.from({ length: count }, () => Math.fround(random.normal() * deviation));
+  const ffn: ReferenceExperts = {
+    dIn,
+    dOut,
+    experts,
+    expertSize,
+    activation: rest.activation,
+    up: normals(hidden * dIn, 1 / Math.sqrt(dIn)),
+    down: normals(hidden * dOut, 1 / Math.sqrt(hidden)),
+    ...(gated && { gate: normals(hidden * dIn, 1 / Math.sqrt(dIn)) }),
+    ...(biases && { upBias: normals(hidden, 1), downBias: normals(dOut, 1) }),
+    ...(biases && gated && { gateBias: normals(hidden, 1) }),
+  };
+  const selection = Uint8Array.from({ length: rows * experts }, () =>
+    random.uniform() < rest.density ? 1 : 0,
+  );
+  return { x: normals(rows * dIn, 1), ffn, selection };
+}
+
+const matrix = (values: Float64Array, shape: [number, number]) =>
+  tf.tensor2d(Float32Array.from(values), shape);
+
+/** What the op gives, and what float64 does. */
+function results(shape: Shape, storage: ExpertStorage): [ArrayLike<number>, Float64Array] {
+  const { rows, dIn, dOut, experts, expertSize } = shape;
+  const { x, ffn, selection } = randomCase(shape);
+  const hidden = experts * expertSize;
+  const actual = tf.tidy(() => {
+    const vector = (values: Float64Array) => tf.tensor1d(Float32Array.from(values));
+    const packed = packExperts(
+      {
+        up: matrix(ffn.up, [hidden, dIn]),
+        down: matrix(ffn.down, [hidden, dOut]),
+        activation: ffn.activation,
+        ...(ffn.gate && { gate: matrix(ffn.gate, [hidden, dIn]) }),
+        ...(ffn.upBias && { upBias: vector(ffn.upBias) }),
+        ...(ffn.gateBias && { gateBias: vector(ffn.gateBias) }),
+        ...(ffn.downBias && { downBias: vector(ffn.downBias) }),
+      },
+      expertSize,
+      { storage },
+    );
+    const chosen = tf.tensor2d(selection, [rows, experts], 'bool');
+    const out = dynamicKExperts(matrix(x, [rows, dIn]), chosen, packed).dataSync();
+    packed.dispose();
+    return out;
+  });
+  return [actual, referenceDynamicKExperts(x, selection, ffn)];
+}
+
+const fixed: Shape = {
+  rows: 3,
+  dIn: 96,
+  dOut: 80,
+  experts: 12,
+  expertSize: 16,
+  activation: 'gelu',
+  gated: true,
+  biases: true,
+  density: 0.4,
+  seed: 5,
+};
+
+emulated('the expert op', (cuda) => {
+  afterEach(() => {
+    cuda().precision = 'float32';
+  });
+
+  test.each([
+    ['float32', 'float32', 1e-5],
+    ['float32', 'tf32', 1e-3],
+    ['float16', 'float32', 1e-3],
+    ['bfloat16', 'float32', 8e-3],
+    ['int8', 'float32', 3e-2],
+  ] as const)('in %s, products in %s, gives what float64 does', (storage, precision, bar) => {
+    cuda().precision = precision;
+    fc.assert(
+      fc.property(shapes, (shape) => {
+        const before = tf.memory().numTensors;
+        const [actual, expected] = results(shape, storage);
+        expect(tf.memory().numTensors).toBe(before);
+        expect(relativeError(actual, expected)).toBeLessThanOrEqual(bar);
+      }),
+      { numRuns: 12 },
+    );
+  });
+
+  test('in bf16 end to end', () => {
+    cuda().precision = 'bf16';
+    for (const rows of [1, 5, 20]) {
+      const [actual, expected] = results({ ...fixed, rows }, 'bfloat16');
+      expect(relativeError(actual, expected)).toBeLessThanOrEqual(1e-2);
+    }
+  });
+
+  test.each(['float32', 'float16', 'bfloat16', 'int8'] as const)(
+    'of many rows in %s',
+    (storage) => {
+      const bars = { float32: 1e-5, float16: 1e-3, bfloat16: 8e-3, int8: 3e-2 };
+      for (const dIn of [96, 33]) {
+        const [actual, expected] = results({ ...fixed, dIn, rows: 70 }, storage);
+        expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars[storage]);
+      }
+    },
+  );
+
+  test('of no rows is empty; of rows that select nothing, the bias', () => {
+    expect(results({ ...fixed, rows: 0 }, 'float32')[0]).toHaveLength(0);
+    const [actual, expected] = results({ ...fixed, density: 0 }, 'float16');
+    expect(relativeError(actual, expected)).toBeLessThan(1e-6);
+  });
+
+  test('refuses a storage that it lacks', () => {
+    expect(() => results(fixed, 'float64' as ExpertStorage)).toThrow(
+      expect.objectContaining({ code: 'STORAGE_UNSUPPORTED' }),
+    );
+  });
+
+  test('replays in a graph with new rows and a new selection', () => {
+    const { rows, dIn, dOut, experts, expertSize } = fixed;
+    const backend = cuda();
+    const { ffn } = randomCase(fixed);
+    const hidden = experts * expertSize;
+    const weights = {
+      up: matrix(ffn.up, [hidden, dIn]),
+      gate: matrix(ffn.gate ?? ffn.up, [hidden, dIn]),
+      down: matrix(ffn.down, [hidden, dOut]),
+      activation: ffn.activation,
+    };
+    const plain: ReferenceExperts = { ...ffn };
+    delete plain.upBias;
+    delete plain.gateBias;
+    delete plain.downBias;
+    const packed = packExperts(weights, expertSize, { storage: 'float16' });
+    const input = tf.zeros<tf.Rank.R2>([rows, dIn]);
+    const norms = tf.zeros<tf.Rank.R2>([rows, experts]);
+    const rule: SelectionRule = { rule: 'threshold', value: 0.5 };
+    let out: tf.Tensor | undefined;
+    const graph = backend.capture(() => {
+      out = tf.tidy(() => dynamicKExperts(input, selectExperts(norms, rule), packed));
+    });
+    const random = new Random(9);
+    const draws = (count: number) =>
+      Float64Array.from({ length: count }, () => Math.fround(random.normal()));
+    for (let turn = 0; turn < 3; turn++) {
+      const x = draws(rows * dIn);
+      const forecast = draws(rows * experts).map(Math.abs);
+      const fresh = [matrix(x, [rows, dIn]), matrix(forecast, [rows, experts])] as const;
+      backend.copy(backend.pointer(input), backend.pointer(fresh[0]), rows * dIn * 4);
+      backend.copy(backend.pointer(norms), backend.pointer(fresh[1]), rows * experts * 4);
+      graph.launch();
+      const selection = referenceSelectExperts(forecast, experts, rule);
+      const expected = referenceDynamicKExperts(x, selection, plain);
+      expect(relativeError(out?.dataSync() ?? [], expected)).toBeLessThanOrEqual(1e-3);
+      tf.dispose([...fresh]);
+    }
+    graph.dispose();
+    packed.dispose();
+    tf.dispose([input, norms, out ?? [], weights.up, weights.gate, weights.down]);
+  });
+});
+
+emulated('selection', (cuda) => {
+  const rules: fc.Arbitrary<SelectionRule> = fc.oneof(
+    fc.record({ rule: fc.constant('threshold'), value: fc.constantFrom(0, 0.25, 0.5, 0.75, 1) }),
+    fc.record({ rule: fc.constant('topK'), value: fc.integer({ min: 1, max: 80 }) }),
+    fc.record({
+      rule: fc.constant('cumulativeShare'),
+      value: fc.constantFrom(0, 0.25, 0.5, 0.75, 1),
+    }),
+  ) as fc.Arbitrary<SelectionRule>;
+  // Few distinct values, exact in float32: ties are common, sums are exact.
+  const norms = fc
+    .record({ rows: fc.integer({ min: 1, max: 9 }), experts: fc.integer({ min: 1, max: 70 }) })
+    .chain(({ rows, experts }) =>
+      fc.record({
+        rows: fc.constant(rows),
+        experts: fc.constant(experts),
+        values: fc.array(fc.constantFrom(0, 0, 0.25, 0.5, 1, 1.75, 3, 8), {
+          minLength: rows * experts,
+          maxLength: rows * experts,
+        }),
+      }),
+    );
+
+  test('is that of float64, ties included', () => {
+    fc.assert(
+      fc.property(norms, rules, ({ rows, experts, values }, rule) => {
+        const actual = tf.tidy(() =>
+          selectExperts(tf.tensor2d(values, [rows, experts]), rule).dataSync(),
+        );
+        const expected = referenceSelectExperts(Float64Array.from(values), experts, rule);
+        expect(Array.from(actual)).toEqual(Array.from(expected));
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  test('of no rows is empty', () => {
+    tf.tidy(() => {
+      const selection = selectExperts(tf.zeros([0, 4]), { rule: 'topK', value: 1 });
+      expect(selection.shape).toEqual([0, 4]);
+    });
+  });
+
+  test('groups rows by expert, in order', () => {
+    for (const [rows, experts] of [
+      [1, 1],
+      [37, 24],
+      [600, 40],
+      [300, 130],
+    ] as const) {
+      const backend = cuda();
+      const random = new Random(rows);
+      const values = Uint8Array.from({ length: rows * experts }, () => random.integer(2));
+      const selection = tf.tensor2d(values, [rows, experts], 'bool');
+      const bits = selectionBits(backend, selection);
+      const groups = groupRows(backend, bits.pointer, rows, experts);
+      const read = (pointer: number, count: number) => {
+        const out = backend.output([count], 'int32');
+        backend.copy(out.pointer, pointer, count * 4);
+        const host = Array.from(backend.readSync(out.dataId) as Int32Array);
+        backend.disposeIntermediateTensorInfo(out);
+        return host;
+      };
+      const lists = Array.from({ length: experts }, (_, e) =>
+        Array.from({ length: rows }, (_, r) => r).filter((r) => values[r * experts + e] === 1),
+      );
+      expect(read(groups.counts, experts)).toEqual(lists.map((list) => list.length));
+      const offsets = lists.map((_, e) => lists.slice(0, e).flat().length);
+      expect(read(groups.offsets, experts + 1)).toEqual([...offsets, lists.flat().length]);
+      expect(read(groups.rows, lists.flat().length)).toEqual(lists.flat());
+      groups.free();
+      bits.free();
+      selection.dispose();
+    }
+  });
+});
+
+emulated('router and experts in one', (cuda) => {
+  afterEach(() => {
+    cuda().precision = 'float32';
+  });
+
+  test.each([
+    ['float32', 1, 'topK', 5],
+    ['float32', 9, 'threshold', 0.5],
+    ['float32', 70, 'topK', 3],
+    ['float32', 4, 'cumulativeShare', 0.7],
+    ['float16', 5, 'topK', 12],
+    ['int8', 3, 'topK', 4],
+  ] as const)('in %s with %d rows by %s %d', (storage, rows, rule, value) => {
+    const { dIn, dOut, experts, expertSize, activation } = fixed;
+    const { x, ffn } = randomCase({ ...fixed, rows });
+    const width = 24;
+    const random = new Random(rows);
+    // Weights that 16 bits hold exactly: norms differ from float64's by less than they do from each other.
+    const coarse = (count: number) =>
+      Float64Array.from({ length: count }, () => Math.round(random.normal() * 16) / 16);
+    const router = { hidden: coarse(width * dIn), output: coarse(experts * width) };
+    const norms = Float64Array.from({ length: rows * experts }, (_, i) => {
+      const [r, e] = [Math.floor(i / experts), i % experts];
+      let norm = 0;
+      for (let j = 0; j < width; j++) {
+        let sum = 0;
+        for (let k = 0; k < dIn; k++)
+          sum += (router.hidden[j * dIn + k] as number) * (x[r * dIn + k] as number);
+        norm += (router.output[e * width + j] as number) * Math.max(0, sum);
+      }
+      return Math.abs(norm);
+    });
+    const selection = referenceSelectExperts(norms, experts, { rule, value });
+    const hidden = experts * expertSize;
+    const actual = tf.tidy(() => {
+      const vector = (values: Float64Array | undefined) =>
+        tf.tensor1d(Float32Array.from(values ?? []));
+      const packed = packExperts(
+        {
+          up: matrix(ffn.up, [hidden, dIn]),
+          gate: matrix(ffn.gate ?? ffn.up, [hidden, dIn]),
+          down: matrix(ffn.down, [hidden, dOut]),
+          upBias: vector(ffn.upBias),
+          gateBias: vector(ffn.gateBias),
+          downBias: vector(ffn.downBias),
+          activation,
+        },
+        expertSize,
+        { storage },
+      );
+      const routers = tf.engine().runKernel<tf.Tensor[]>(
+        'PackRouter',
+        {
+          hidden: matrix(router.hidden, [width, dIn]),
+          output: matrix(router.output, [experts, width]),
+        },
+        { storage },
+      );
+      const named = Object.fromEntries(routers.map((tensor, i) => [`router${i}`, tensor]));
+      const out = tf
+        .engine()
+        .runKernel<tf.Tensor>(
+          'RoutedExperts',
+          { x: matrix(x, [rows, dIn]), ...named, ...packed.tensors },
+          { activation, expertSize, dOut, storage, rule, value },
+        );
+      packed.dispose();
+      return out.dataSync();
+    });
+    const expected = referenceDynamicKExperts(x, selection, ffn);
+    const bars = { float32: 1e-5, float16: 2e-3, int8: 3e-2 };
+    expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars[storage]);
+  });
+});
