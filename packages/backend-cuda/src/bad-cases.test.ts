@@ -43,6 +43,14 @@ describe.skipIf(!hasCompiler)('bad cases (CUDA emulator, needs g++)', () => {
     environment = await emulatorEnvironment();
   }, 600_000);
 
+  test('no kernel modules: nothing is chosen that could not run', async () => {
+    for (const [name, value] of Object.entries(environment)) setenv(name, value);
+    setenv('D2DMOE_CUDA_MODULES', '/nowhere/ptx');
+    await expect(useCuda()).rejects.toThrow(
+      failing('CUDA_KERNEL_MISSING', /\/nowhere\/ptx.*build-cuda/),
+    );
+  });
+
   const open = (settings: Record<string, string> = {}) => {
     for (const [name, value] of Object.entries({ ...environment, ...settings }))
       setenv(name, value);

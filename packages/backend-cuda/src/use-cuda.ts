@@ -2,6 +2,7 @@ import { D2DMoEError } from '@d2dmoe/core';
 import * as tf from '@tensorflow/tfjs-core';
 import { CudaBackend, type Precision } from './backend.js';
 import type { DeviceProperties } from './driver/device.js';
+import { requireModules } from './driver/modules.js';
 import { openDriver } from './driver/open-driver.js';
 import { registerCudaKernels } from './register.js';
 
@@ -21,8 +22,8 @@ export interface UseCudaOptions {
  * current. May be called again, to come back to it from another backend or to change the precision.
  *
  * @returns What the card is.
- * @throws D2DMoEError CUDA_NO_DRIVER, CUDA_DRIVER_TOO_OLD, CUDA_NO_DEVICE, CUDA_DEVICE_IN_USE (another device was chosen
- *   before), CUDA_OUT_OF_MEMORY, CUDA_DEVICE_LOST, CUDA_FAILED; the backend that was current stays so.
+ * @throws D2DMoEError CUDA_NO_DRIVER, CUDA_DRIVER_TOO_OLD, CUDA_NO_DEVICE, CUDA_KERNEL_MISSING (nothing was built), CUDA_DEVICE_IN_USE (another device was
+ *   chosen before), CUDA_OUT_OF_MEMORY, CUDA_DEVICE_LOST, CUDA_FAILED; the backend that was current stays so.
  */
 export async function useCuda(options: UseCudaOptions = {}): Promise<DeviceProperties> {
   const backend = existing(options.device) ?? create(options.device ?? 0);
@@ -45,7 +46,9 @@ function existing(device: number | undefined): CudaBackend | undefined {
 
 function create(device: number): CudaBackend {
   // tfjs only prints what a factory throws, so the backend is made before it is registered.
-  const backend = new CudaBackend(openDriver(), device);
+  const driver = openDriver();
+  requireModules();
+  const backend = new CudaBackend(driver, device);
   registerCudaKernels();
   tf.registerBackend('cuda', () => backend, PRIORITY);
   return backend;

@@ -37,6 +37,14 @@ unsigned liveLanes();
 int lane();
 long long clock();
 [[noreturn]] void trap();
+/** Lets the block's other threads go on, for a thread that waits for what one of them will write. */
+void yield();
+
+/** What cuTensorMapEncodeTiled puts into a tensor map: matrices of 16-bit values in boxes whose lines are swizzled. */
+struct TensorMap {
+  uint64_t address, dimensions[3], strides[2];
+  uint32_t box[3];
+};
 
 /** Makes the block's next thread the running one; false where all have begun. */
 bool nextThread();

@@ -832,6 +832,22 @@ EXPORT CUresult cuMemsetD32Async(CUdeviceptr to, unsigned value, size_t count, S
   return fill(stream, "cuMemsetD32Async", to, value, count);
 }
 
+/** 16-bit elements and swizzled lines of 128 bytes, which is what the backend has. */
+EXPORT CUresult cuTensorMapEncodeTiled(emulator::TensorMap* map, int type, unsigned rank, void* address, const uint64_t* dimensions,
+                                       const uint64_t* strides, const uint32_t* box, const uint32_t* steps, int interleave, int swizzle,
+                                       int, int) {
+  ENTER
+  constexpr int float16 = 6, bfloat16 = 9, swizzle128 = 3;
+  if (map == nullptr || (uintptr_t)map % 64 != 0 || (type != float16 && type != bfloat16) || rank != 3 || (uintptr_t)address % 16 != 0) return invalidValue;
+  if (interleave != 0 || swizzle != swizzle128 || box[0] != 64 || box[2] != 1) return invalidValue;
+  for (int i = 0; i < 3; ++i) {
+    if (dimensions[i] == 0 || box[i] == 0 || box[i] > 256 || steps[i] != 1) return invalidValue;
+  }
+  if (strides[0] % 16 != 0 || strides[1] % 16 != 0 || strides[0] < dimensions[0] * 2) return invalidValue;
+  *map = {(uint64_t)address, {dimensions[0], dimensions[1], dimensions[2]}, {strides[0], strides[1]}, {box[0], box[1], box[2]}};
+  return success;
+}
+
 EXPORT CUresult cuStreamBeginCapture_v2(Stream* handle, int) {
   ENTER
   if ((uintptr_t)handle <= 2) return captureUnsupported;

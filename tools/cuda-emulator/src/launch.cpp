@@ -301,6 +301,16 @@ long long clock() {
   return now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
+void yield() {
+  Fiber* self = current;
+  pushReady(self);
+  Fiber* next = nextIndex < threadCount ? idle[--idleCount] : popReady();
+  if (next == self) return;
+  current = next;
+  switchFiber(self, next);
+  setThread(self->thread);
+}
+
 void trap() {
   fprintf(stderr, "emulated CUDA: kernel %s: __trap()\n", running->name);
   fail(launchFailed);

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { D2DMoEError } from '@d2dmoe/core';
 import type { DeviceProperties } from './device.js';
@@ -20,6 +20,18 @@ export function moduleFolder(): string {
   // From src/driver and from dist/driver the package's root is two folders up.
   return (
     process.env['D2DMOE_CUDA_MODULES'] ?? fileURLToPath(new URL('../../dist/ptx', import.meta.url))
+  );
+}
+
+/**
+ * @throws D2DMoEError CUDA_KERNEL_MISSING where no module was built.
+ */
+export function requireModules(): void {
+  const folder = moduleFolder();
+  if (existsSync(folder) && readdirSync(folder).some((file) => file.endsWith('.ptx'))) return;
+  throw new D2DMoEError(
+    'CUDA_KERNEL_MISSING',
+    `There are no kernel modules in ${folder}: a published package contains them; in a clone, node tools/build-cuda.mjs builds them and needs nvcc.`,
   );
 }
 

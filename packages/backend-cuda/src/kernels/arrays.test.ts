@@ -150,7 +150,7 @@ emulated('arrays', (cuda) => {
       fc.asyncProperty(cases, async ({ shape, axis, sizes, seed }) => {
         expect(
           await mistakes(
-            sizes.map((n, i) => input(shape.with(axis, n), seed + i)),
+            sizes.map((n, i) => input(Array.from<number>(shape).with(axis, n), seed + i)),
             (...x) => [
               tf.concat(x, axis),
               tf.concat(

@@ -132,7 +132,7 @@ emulated('functions of one tensor', (cuda) => {
       cuda().copy(out.pointer, cuda().pointer16(t), 1003 * 2);
       return out;
     });
-    const [x16, dy16] = half as [tf.TensorInfo, tf.TensorInfo];
+    const [x16, dy16] = half as unknown as [tf.TensorInfo, tf.TensorInfo];
     const y16 = runKernel(cuda(), name, { x: x16 }, attrs);
     const dx16 = runKernel(cuda(), `${name}Grad`, { x: x16, dy: dy16 }, attrs);
     expect([cuda().isOnly16(y16), cuda().isOnly16(dx16)]).toEqual([true, true]);

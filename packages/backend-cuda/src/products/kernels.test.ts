@@ -100,7 +100,13 @@ emulated('matrix products', (cuda) => {
   const inputsOf = (p: typeof products extends fc.Arbitrary<infer T> ? T : never) => {
     const { m, n, k, transposeA, transposeB, outer, seed } = p;
     const [outerA = [], outerB = []] = outer;
-    const make = (outer: number[], lines: number, length: number, t: boolean, seed: number) => {
+    const make = (
+      outer: readonly number[],
+      lines: number,
+      length: number,
+      t: boolean,
+      seed: number,
+    ) => {
       const shape = [...outer, ...(t ? [length, lines] : [lines, length])];
       return { values: values(tf.util.sizeFromShape(shape), seed), shape, transpose: t };
     };

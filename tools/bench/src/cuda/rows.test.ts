@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import '@tensorflow/tfjs-layers';
+import type { CudaBackend } from '@d2dmoe/backend-cuda';
 import { Random } from '@d2dmoe/core';
 import { initModel } from '@d2dmoe/models';
 import { saveModel } from '@d2dmoe/models/node';
@@ -33,7 +34,9 @@ test('a peer that is not there is said to be absent', async () => {
   expect(outcome).toEqual({ error: new Error('not measured: there is no python3') });
 });
 
-emulated('rows of the card', (cuda) => {
+emulated('rows of the card', (emulatedCuda) => {
+  // The same class, whose types come from its sources here and from what was built there.
+  const cuda = emulatedCuda as unknown as () => CudaBackend;
   const random = () => new Random(1);
 
   test('bandwidths are measured against the faster copy, and nothing is left behind', async () => {
@@ -123,7 +126,7 @@ emulated('rows of the card', (cuda) => {
 
   test('products are compared with torch; without it none holds', async () => {
     const wanted = (name: string) => name.endsWith('cuda-own');
-    const [{ name }] = smallProductCases as [{ name: string }];
+    const name = smallProductCases[0]?.name as string;
     const slow: Times = { median: 1e6, low: 1e6, high: 1e6, runs: 1 };
     const rows = (torch: () => Promise<unknown>) =>
       productRows(cuda(), random(), { cases: smallProductCases, torch, wanted });
