@@ -46,3 +46,8 @@ export function listed(items: readonly string[]): string {
   if (items.length < 2) return items.join('');
   return `${items.slice(0, -1).join(', ')} and ${items.at(-1)}`;
 }
+
+/** A threshold or another setting: three significant digits, and no more than it has. */
+export function formatSetting(value: number): string {
+  return String(Number(value.toPrecision(3)));
+}

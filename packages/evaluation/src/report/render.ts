@@ -13,6 +13,7 @@ import {
   formatPercent,
   formatRoughly,
   formatScore,
+  formatSetting,
   siteLabel,
 } from './format.js';
 import { escape, table } from './html.js';
@@ -107,7 +108,7 @@ function top(data: ReportData): string {
   const scoreName = dense.score.name;
   const [first] = operatingPoints;
   const how = first
-    ? `Its threshold${point?.tau === undefined ? 's were' : `, τ = ${point.tau}, was`} ${first.chosen}.`
+    ? `Its threshold${point?.tau === undefined ? 's were' : `, τ = ${formatSetting(point.tau)}, was`} ${first.chosen}.`
     : 'No operating point was calibrated; this one was picked on the data that it is measured on, which flatters it.';
   const facts: [string, string][] = [
     ...(point
@@ -195,7 +196,7 @@ function thresholds(data: ReportData): Section | undefined {
           ['name', 'threshold', data.dense.score.name, 'total cost', 'converted layers'],
           operatingPoints.map(({ name, point }) => [
             name,
-            point.tau === undefined ? 'by layer' : `τ = ${point.tau}`,
+            point.tau === undefined ? 'by layer' : `τ = ${formatSetting(point.tau)}`,
             formatScore(point.score),
             formatCost(point.cost),
             formatCost(point.convertedCost),
