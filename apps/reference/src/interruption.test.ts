@@ -108,7 +108,7 @@ test('the result of an undisturbed run has no leftovers', () => {
       'evaluate.stage.json',
       'model.safetensors',
       'tokenizer.json',
-      'validation-curve.json',
+      'calibration.json',
       ...['sparsify', 'split', 'route'].flatMap((stage) =>
         [`${stage}.stage.json`, 'config.json', 'model.safetensors', 'tokenizer.json'].map(
           (file) => `stages/${stage}/${file}`,
