@@ -41,11 +41,15 @@ test('the demo: a good dense model, and 97 % of it at 0.6 of the cost', {
   const named = result.curve.operating_points ?? [];
   expect(named.map(({ name }) => name)).toEqual(['keep-0.99', 'keep-0.97', 'keep-0.95']);
   for (const { name, point } of named) {
-    const keep = Number(name.replace('keep-', ''));
-    expect(point.score).toBeGreaterThanOrEqual(keep * dense.score - 0.005);
+    const kept = Number(name.replace('keep-', '')) * dense.score;
+    // Chosen on 1,000 images and measured on 1,000 others: three standard errors of the difference.
+    const noise = 3 * Math.sqrt((2 * kept * (1 - kept)) / 1000);
+    expect(point.score).toBeGreaterThanOrEqual(kept - noise);
     expect(stdout).toContain(`${name}  accuracy ${point.score.toFixed(4)}`);
   }
-  expect(named[1]?.point.cost).toBeLessThanOrEqual(0.6);
+  const [first] = named;
+  expect(first?.point.score).toBeGreaterThanOrEqual(0.97 * dense.score);
+  expect(first?.point.cost).toBeLessThanOrEqual(0.6);
 
   const again = await runBuilt(['demo'], { cwd: folder });
   const stages = ['train', 'sparsify', 'split', 'route', 'calibrate', 'evaluate'];
