@@ -1,4 +1,5 @@
-// What kernels for Hopper (sm_90a) share: barriers in shared memory, the bulk tensor copy engine, warpgroup products.
+// What kernels for Hopper (sm_90a) share: barriers in shared memory, the bulk tensor copy engine, warpgroup
+// products, 16-bit results.
 //
 // Tiles of 16-bit values lie in shared memory as the copy engine swizzles them: lines of 128 bytes whose eight 16-byte
 // pieces are exchanged by the line's low three bits. An operand contiguous along the sum is one box of lines, one for
@@ -7,13 +8,16 @@
 #pragma once
 #include "common.cuh"
 
-#ifndef D2DMOE_EMULATED
 #include <type_traits>
 
 // What the copy engine knows of a matrix (cuTensorMapEncodeTiled).
 struct __align__(64) hopper_map {
   unsigned char bytes[128];
 };
+
+#ifdef D2DMOE_EMULATED
+#include "hopper-emulated.cuh"
+#else
 
 __device__ __forceinline__ unsigned hopper_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 
@@ -53,21 +57,6 @@ __device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *m
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(0)
       : "memory");
 }
-// Barriers `full` and `empty` of a ring of slots, and where a thread is in it.
-template <int SLOTS> struct hopper_ring {
-  unsigned barriers;
-  int slot = 0;
-  unsigned phase = 0;
-  __device__ __forceinline__ unsigned full() const { return barriers + slot * 8; }
-  __device__ __forceinline__ unsigned empty() const { return barriers + (SLOTS + slot) * 8; }
-  __device__ __forceinline__ void next() {
-    if (++slot == SLOTS) slot = 0, phase ^= 1;
-  }
-  __device__ __forceinline__ void init(int full_arrivals, int empty_arrivals) const {
-    for (int i = 0; i < SLOTS; i++) hopper_init(barriers + i * 8, full_arrivals), hopper_init(barriers + (SLOTS + i) * 8, empty_arrivals);
-  }
-};
-
 // 16 bytes behind the thread's back, `bytes` of them read and the rest zeros.
 __device__ __forceinline__ void hopper_copy16(unsigned to, const void *from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
@@ -137,12 +126,14 @@ template <int COUNT> __device__ __forceinline__ void hopper_registers_fewer() {
 // operand lies across the sum.
 template <typename T, int ACROSS_A, int ACROSS_B, int SUMS>
 __device__ __forceinline__ void hopper_wgmma(float (&d)[SUMS], unsigned long long a, unsigned long long b, int add) {
-  static_assert(SUMS == 32 || SUMS == 64 || SUMS == 128, "64, 128 or 256 columns");
+  static_assert(SUMS == 16 || SUMS == 32 || SUMS == 64 || SUMS == 128, "32, 64, 128 or 256 columns");
   if constexpr (std::is_same<T, bf16>::value) {
+    if constexpr (SUMS == 16) HOPPER_WGMMA_SS(32, 16, "bf16", 16, 17, 18, 19, 20);
     if constexpr (SUMS == 32) HOPPER_WGMMA_SS(64, 32, "bf16", 32, 33, 34, 35, 36);
     if constexpr (SUMS == 64) HOPPER_WGMMA_SS(128, 64, "bf16", 64, 65, 66, 67, 68);
     if constexpr (SUMS == 128) HOPPER_WGMMA_SS(256, 128, "bf16", 128, 129, 130, 131, 132);
   } else {
+    if constexpr (SUMS == 16) HOPPER_WGMMA_SS(32, 16, "f16", 16, 17, 18, 19, 20);
     if constexpr (SUMS == 32) HOPPER_WGMMA_SS(64, 32, "f16", 32, 33, 34, 35, 36);
     if constexpr (SUMS == 64) HOPPER_WGMMA_SS(128, 64, "f16", 64, 65, 66, 67, 68);
     if constexpr (SUMS == 128) HOPPER_WGMMA_SS(256, 128, "f16", 128, 129, 130, 131, 132);
@@ -162,4 +153,58 @@ __device__ __forceinline__ void hopper_wgmma(float (&d)[SUMS], unsigned a0, unsi
     if constexpr (SUMS == 128) HOPPER_WGMMA_RS(256, 128, "f16", 128, 129, 130, 131, 132, 133, 134);
   }
 }
+
+// Two values rounded to 16 bits.
+template <typename T> __device__ __forceinline__ unsigned hopper_pack(float low, float high);
+template <> __device__ __forceinline__ unsigned hopper_pack<bf16>(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const unsigned *>(&pair);
+}
+template <> __device__ __forceinline__ unsigned hopper_pack<__half>(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const unsigned *>(&pair);
+}
+// The same of values below 0 as 0; NaN stays NaN.
+template <typename T> __device__ __forceinline__ unsigned hopper_pack_relu(float low, float high) {
+  unsigned pair;
+  if constexpr (std::is_same<T, bf16>::value)
+    asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+// Eight 16-bit values added to 16 bytes of device memory.
+template <typename T> __device__ __forceinline__ void hopper_add16(void *to, const unsigned (&w)[4]) {
+  if constexpr (std::is_same<T, bf16>::value)
+    asm volatile("red.relaxed.gpu.global.add.noftz.v4.bf16x2 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]) : "memory");
+  else
+    asm volatile("red.relaxed.gpu.global.add.noftz.v4.f16x2 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]) : "memory");
+}
+
+__device__ __forceinline__ float hopper_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float hopper_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 #endif
+
+// Barriers `full` and `empty` of a ring of slots, and where a thread is in it.
+template <int SLOTS> struct hopper_ring {
+  unsigned barriers;
+  int slot = 0;
+  unsigned phase = 0;
+  __device__ __forceinline__ unsigned full() const { return barriers + slot * 8; }
+  __device__ __forceinline__ unsigned empty() const { return barriers + (SLOTS + slot) * 8; }
+  __device__ __forceinline__ void next() {
+    if (++slot == SLOTS) slot = 0, phase ^= 1;
+  }
+  __device__ __forceinline__ void init(int full_arrivals, int empty_arrivals) const {
+    for (int i = 0; i < SLOTS; i++) hopper_init(barriers + i * 8, full_arrivals), hopper_init(barriers + (SLOTS + i) * 8, empty_arrivals);
+  }
+};

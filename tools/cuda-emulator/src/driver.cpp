@@ -331,8 +331,12 @@ struct Launch {
 CUresult perform(const Launch& launch) {
   const Kernel& kernel = *launch.kernel;
   if (++launches >= (long long)setting("EMULATED_CUDA_STICKY", SIZE_MAX >> 1)) return stick(illegalAddress);
+  // Aligned as the strictest parameter may ask for: tensor maps begin at 64 bytes.
+  alignas(64) static char arguments[8192];
+  if (launch.arguments.size() > sizeof arguments) return invalidValue;
+  memcpy(arguments, launch.arguments.data(), launch.arguments.size());
   std::vector<void*> pointers;
-  for (size_t offset : launch.offsets) pointers.push_back((void*)(launch.arguments.data() + offset));
+  for (size_t offset : launch.offsets) pointers.push_back(arguments + offset);
   std::vector<std::map<CUdeviceptr, Allocation>::iterator> touched;
   for (int i = 0; i < kernel.parameterCount; ++i) {
     if (!kernel.parameters[i].pointer) continue;

@@ -3,6 +3,7 @@ import type { CudaBackend } from '../backend.js';
 import { cudaKernel } from '../kernels/config.js';
 import type { Activation, ExpertsCall, Storage } from './call.js';
 import { fewFits, fewRows } from './few.js';
+import { manyFits, manyRows } from './many/index.js';
 import { maskedDense } from './masked-dense.js';
 import { vectorOffsets } from './pack.js';
 
@@ -71,6 +72,7 @@ export function dynamicKExperts(backend: CudaBackend, call: ExpertsCall): Tensor
   const { rows, dOut } = call;
   if (rows === 0) return backend.output([0, dOut], 'float32');
   if (rows <= MOST_FEW_ROWS && fewFits(backend, call)) return fewRows(backend, call);
+  if (manyFits(backend, call)) return manyRows(backend, call);
   return maskedDense(backend, call);
 }
 

@@ -1,0 +1,220 @@
+// The expert op as a masked dense layer on Hopper (sm_90a), for many rows at high density or with experts too small to be
+// worth a tile of their own: hidden = mask · act(x · upᵀ + bias), times the gated part where there is one, in 16 bits;
+// then out = hidden · down + bias.
+//
+// Blocks as in products.sm90a.cu: a ring of stages of 64 deep filled by one thread through the bulk tensor copy engine,
+// two warpgroups that multiply 64 x 256 each, tiles in bands that share their operands through the L2 cache. Bias,
+// activation and mask are applied to the sums in registers; a tile's biases and masks are looked up ahead by a warp of
+// their own. Experts have four neurons at least, so that a tile's lie in three words of a mask.
+#include "experts-units.cuh"
+#include "hopper-activations.cuh"
+#include "hopper.cuh"
+#include "hopper-results.cuh"
+#include "products.cuh"
+
+constexpr int EXPERTS_MASKED_STAGES = 4, EXPERTS_MASKED_A = 16384, EXPERTS_MASKED_B = 32768;
+constexpr int EXPERTS_MASKED_STAGE = EXPERTS_MASKED_A + EXPERTS_MASKED_B;
+
+// UP: hidden from x (b lies along the sum); GATED_UP: the same, 128 columns of up and of gate; DOWN: out from hidden (b
+// lies across the sum).
+enum { EXPERTS_UP, EXPERTS_GATED_UP, EXPERTS_DOWN };
+
+struct experts_masked_facts {
+  float bias[256];          // of the tile's columns; GATED_UP: of up's, then of gate's
+  unsigned words[3][128];   // of the rows' masks, from that of the tile's first expert on
+};
+
+template <typename T, int KIND>
+__device__ __forceinline__ void experts_masked(const hopper_map *map_a, const hopper_map *map_b, const hopper_map *map_gate,
+                                               T *__restrict__ out, const float *__restrict__ bias,
+                                               const float *__restrict__ gate_bias, const unsigned *__restrict__ mask,
+                                               int rows, int columns, int k, int size, int words, int activation) {
+  constexpr int WIDE = KIND == EXPERTS_GATED_UP ? 128 : 256;  // columns of a tile
+  DYNAMIC_SHARED(unsigned char, shared);
+  const unsigned base = (hopper_address(shared) + 1023) / 1024 * 1024;
+  const unsigned barriers = base + EXPERTS_MASKED_STAGES * EXPERTS_MASKED_STAGE;
+  hopper_ring<EXPERTS_MASKED_STAGES> ring{barriers};
+  hopper_ring<2> facts_ring{barriers + EXPERTS_MASKED_STAGES * 16};
+  // Behind the barriers, which take 96 bytes.
+  experts_masked_facts *facts = reinterpret_cast<experts_masked_facts *>(shared + (barriers - hopper_address(shared)) + 128);
+  const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    ring.init(1, 8);
+    facts_ring.init(32, 8);
+    hopper_init_done();
+  }
+  __syncthreads();
+
+  const int tile_rows = (rows + 127) / 128, tile_columns = (columns + WIDE - 1) / WIDE, tiles = tile_rows * tile_columns;
+  const int steps = (k + 63) / 64;
+  // Which expert a column belongs to, for less than 2^16 neurons.
+  const unsigned per_size = KIND == EXPERTS_DOWN ? 0 : 0xffffffffu / size + 1;
+  auto expert_of = [&](int column) { return (int)__umulhi(column, per_size); };
+  if (warpgroup == 0) {
+    hopper_registers_fewer<40>();
+    if (threadIdx.x == 0) {
+      for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
+        int row, column;
+        products_tile_at<16>(index, tile_rows, tile_columns, row, column);
+        for (int step = 0; step < steps; step++) {
+          const unsigned a = base + ring.slot * EXPERTS_MASKED_STAGE, b = a + EXPERTS_MASKED_A;
+          hopper_wait(ring.empty(), ring.phase ^ 1);
+          hopper_expect(ring.full(), EXPERTS_MASKED_STAGE);
+          hopper_copy_box(a, map_a, ring.full(), step * 64, row * 128);
+          if constexpr (KIND == EXPERTS_UP) {
+            hopper_copy_box(b, map_b, ring.full(), step * 64, column * WIDE);
+          } else if constexpr (KIND == EXPERTS_GATED_UP) {
+            hopper_copy_box(b, map_b, ring.full(), step * 64, column * WIDE);
+            hopper_copy_box(b + 16384, map_gate, ring.full(), step * 64, column * WIDE);
+          } else {
+#pragma unroll
+            for (int box = 0; box < 4; box++) hopper_copy_box(b + box * 8192, map_b, ring.full(), column * WIDE + box * 64, step * 64);
+          }
+          ring.next();
+        }
+      }
+    } else if (warp == 1) {
+      for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
+        int tile_row, tile_column;
+        products_tile_at<16>(index, tile_rows, tile_columns, tile_row, tile_column);
+        experts_masked_facts &f = facts[facts_ring.slot];
+        hopper_wait(facts_ring.empty(), facts_ring.phase ^ 1);
+#pragma unroll
+        for (int i = 0; i < 256; i += 32) {
+          const int column = tile_column * WIDE + (i + lane) % WIDE;
+          const float *from = i < WIDE ? bias : gate_bias;
+          f.bias[i + lane] = from && column < columns ? from[column] : 0.0f;
+        }
+        if constexpr (KIND != EXPERTS_DOWN) {
+          const int word0 = expert_of(tile_column * WIDE) / 32;
+#pragma unroll
+          for (int i = 0; i < 12; i++) {
+            const int row = min(rows - 1, tile_row * 128 + i % 4 * 32 + lane), word = word0 + i / 4;
+            f.words[i / 4][i % 4 * 32 + lane] = word < words ? mask[(long long)row * words + word] : 0;
+          }
+        }
+        hopper_arrive(facts_ring.full());
+        facts_ring.next();
+      }
+    }
+  } else {
+    hopper_registers_more<232>();
+    const int first_row = (warpgroup - 1) * 64, g = lane / 4, t = lane % 4;
+    for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
+      int tile_row, tile_column;
+      products_tile_at<16>(index, tile_rows, tile_columns, tile_row, tile_column);
+      float sum[128];
+#pragma unroll
+      for (int i = 0; i < 128; i++) sum[i] = 0.0f;
+      unsigned before = 0;
+      for (int step = 0; step < steps; step++) {
+        hopper_wait(ring.full(), ring.phase);
+        const unsigned a = base + ring.slot * EXPERTS_MASKED_STAGE;
+        const unsigned long long left = hopper_descriptor(a + first_row * 128, 0), right = hopper_descriptor(a + EXPERTS_MASKED_A, 8192);
+        hopper_wgmma_fence();
+#pragma unroll
+        for (int s = 0; s < 4; s++) {
+          if constexpr (KIND == EXPERTS_DOWN)
+            hopper_wgmma<T, 0, 1>(sum, left + s * 2, right + s * 128, 1);
+          else
+            hopper_wgmma<T, 0, 0>(sum, left + s * 2, right + s * 2, 1);
+        }
+        hopper_wgmma_commit();
+        hopper_wgmma_wait<1>();
+        if (step > 0 && lane == 0) hopper_arrive(before);
+        before = ring.empty();
+        ring.next();
+      }
+      hopper_wgmma_wait<0>();
+      if (lane == 0) hopper_arrive(before);
+      hopper_settled(sum);
+
+      hopper_wait(facts_ring.full(), facts_ring.phase);
+      const experts_masked_facts &f = facts[facts_ring.slot];
+      const int in_tile = first_row + warp * 16 + g, row = tile_row * 128 + in_tile, column0 = tile_column * WIDE;
+      const bool there[2] = {row < rows, row + 8 < rows};
+      T *to[2];
+      unsigned words3[2][3];
+      const int word0 = expert_of(column0) / 32;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        to[half] = out + (long long)(row + 8 * half) * columns + column0;
+#pragma unroll
+        for (int w = 0; w < 3; w++) words3[half][w] = KIND == EXPERTS_DOWN ? 0 : f.words[w][in_tile + 8 * half];
+      }
+      // 16 bits of ones where row `half` runs that expert.
+      auto runs = [&](int half, int expert) {
+        const int w = expert / 32 - word0;
+        const unsigned word = w == 0 ? words3[half][0] : w == 1 ? words3[half][1] : words3[half][2];
+        return 0u - (word >> expert % 32 & 1) & 0xffffu;
+      };
+      // `pair` rounds two values, with up's of a gated layer.
+      auto finish = [&](auto pair) {
+#pragma unroll
+        for (int j0 = 0; j0 < WIDE / 8; j0 += 4) {
+          unsigned w[2][4];
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            const int j = j0 + i, local = j * 8 + 2 * t;
+            const float2 b = *reinterpret_cast<const float2 *>(f.bias + local);
+            [[maybe_unused]] unsigned keep[2] = {0, 0};
+            if constexpr (KIND != EXPERTS_DOWN) {
+              const int first = expert_of(column0 + local), second = expert_of(column0 + local + 1);
+#pragma unroll
+              for (int half = 0; half < 2; half++) keep[half] = runs(half, first) | runs(half, second) << 16;
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+              const float x = sum[4 * j + 2 * half] + b.x, y = sum[4 * j + 2 * half + 1] + b.y;
+              if constexpr (KIND == EXPERTS_GATED_UP) {
+                const float2 c = *reinterpret_cast<const float2 *>(f.bias + WIDE + local);
+                w[half][i] = pair(sum[64 + 4 * j + 2 * half] + c.x, sum[64 + 4 * j + 2 * half + 1] + c.y, x, y) & keep[half];
+              } else if constexpr (KIND == EXPERTS_UP) {
+                w[half][i] = pair(x, y, 1.0f, 1.0f) & keep[half];
+              } else {
+                w[half][i] = pair(x, y, 1.0f, 1.0f);
+              }
+            }
+          }
+#pragma unroll
+          for (int half = 0; half < 2; half++) {
+            hopper_exchange(w[half], t);
+            const int column = j0 * 8 + 8 * t;
+            if (there[half] && column0 + column < columns)
+              *reinterpret_cast<uint4 *>(to[half] + column) = make_uint4(w[half][0], w[half][1], w[half][2], w[half][3]);
+          }
+        }
+      };
+      const experts_logistic logistic(activation);
+      if constexpr (KIND == EXPERTS_DOWN)
+        finish([](float x, float y, float, float) { return hopper_pack<T>(x, y); });
+      else if (activation == 0 && KIND == EXPERTS_GATED_UP)
+        finish([](float x, float y, float up_x, float up_y) { return hopper_pack<T>(fmaxf(x, 0.0f) * up_x, fmaxf(y, 0.0f) * up_y); });
+      else if (activation == 0)
+        finish([](float x, float y, float, float) { return hopper_pack_relu<T>(x, y); });
+      else if (activation == 1)
+        finish([](float x, float y, float up_x, float up_y) { return hopper_pack<T>(experts_gelu(x) * up_x, experts_gelu(y) * up_y); });
+      else
+        finish([&](float x, float y, float up_x, float up_y) { return hopper_pack<T>(logistic(x) * up_x, logistic(y) * up_y); });
+      __syncwarp();
+      if (lane == 0) hopper_arrive(facts_ring.empty());
+      facts_ring.next();
+    }
+  }
+}
+[[maybe_unused]] constexpr int EXPERTS_MASKED_SHARED = 1024 + EXPERTS_MASKED_STAGES * EXPERTS_MASKED_STAGE + 128 + 2 * (int)sizeof(experts_masked_facts);
+
+#define EXPERTS_MASKED(NAME, T, KIND)                                                                                   \
+  extern "C" __global__ void __launch_bounds__(384, 1)                                                                  \
+      NAME(const __grid_constant__ hopper_map map_a, const __grid_constant__ hopper_map map_b,                          \
+           const __grid_constant__ hopper_map map_gate, void *out, const float *bias, const float *gate_bias,           \
+           const unsigned *mask, int rows, int columns, int k, int size, int words, int activation) {                   \
+    experts_masked<T, KIND>(&map_a, &map_b, &map_gate, static_cast<T *>(out), bias, gate_bias, mask, rows, columns, k, \
+                            size, words, activation);                                                                   \
+  }
+EXPERTS_MASKED(experts_masked_up_bf16, bf16, EXPERTS_UP)
+EXPERTS_MASKED(experts_masked_up_f16, __half, EXPERTS_UP)
+EXPERTS_MASKED(experts_masked_gated_bf16, bf16, EXPERTS_GATED_UP)
+EXPERTS_MASKED(experts_masked_gated_f16, __half, EXPERTS_GATED_UP)
+EXPERTS_MASKED(experts_masked_down_bf16, bf16, EXPERTS_DOWN)
+EXPERTS_MASKED(experts_masked_down_f16, __half, EXPERTS_DOWN)

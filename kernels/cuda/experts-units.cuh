@@ -1,0 +1,60 @@
+// Units: what the many-rows path executes at once. A unit is `per_unit` whole experts (where an expert has fewer neurons
+// than a tile is wide), or one of an expert's `parts`. Its neurons are consecutive. A token's units go in segments of one
+// or two: one row of one tile each.
+#pragma once
+#include "common.cuh"
+
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+template <> __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half(x); }
+
+struct experts_units {
+  int experts, size, per_unit, parts, width;  // width: neurons that a tile has room for in one unit
+
+  __device__ __forceinline__ int count() const { return (experts + per_unit - 1) / per_unit * parts; }
+  __device__ __forceinline__ int first_expert(int unit) const { return unit / parts * per_unit; }
+  __device__ __forceinline__ int first_neuron(int unit) const { return first_expert(unit) * size + unit % parts * width; }
+  __device__ __forceinline__ int neurons(int unit) const {
+    if (parts > 1) return min(width, size - unit % parts * width);
+    return min(per_unit, experts - first_expert(unit)) * size;
+  }
+  // Which of the unit's experts a token runs, from its mask's words.
+  __device__ __forceinline__ unsigned chosen(const unsigned *mask, int words, int unit) const {
+    const int expert = first_expert(unit), word = expert / 32, shift = expert % 32;
+    unsigned bits = mask[word] >> shift;
+    if (shift + per_unit > 32 && word + 1 < words) bits |= mask[word + 1] << (32 - shift);
+    return per_unit == 32 ? bits : bits & ((1u << per_unit) - 1);
+  }
+  // Calls `each` with the units that a token runs, in order.
+  template <typename F> __device__ __forceinline__ void visit(const unsigned *mask, int words, F each) const {
+    int last = -1;
+    for (int word = 0; word < words; word++) {
+      for (unsigned bits = mask[word]; bits != 0; bits &= bits - 1) {
+        const int expert = word * 32 + __ffs(bits) - 1;
+        const int unit = expert / per_unit * parts;
+        if (unit == last) continue;
+        last = unit;
+        for (int part = 0; part < parts; part++) each(unit + part);
+      }
+    }
+  }
+  // Calls `each` with the token's segments, first and second unit, -1 for none, and their number from 0.
+  template <typename F>
+  __device__ __forceinline__ void segments(const unsigned *mask, int words, int paired, F each) const {
+    int pending = -1, number = 0;
+    visit(mask, words, [&](int unit) {
+      if (!paired) {
+        each(unit, -1, number++);
+      } else if (pending < 0) {
+        pending = unit;
+      } else {
+        each(pending, unit, number++);
+        pending = -1;
+      }
+    });
+    if (pending >= 0) each(pending, -1, number);
+  }
+};
+
+// Segments of the same units are a group: pairs (a < b) first, then single units.
+__device__ __forceinline__ int experts_pairs(int units, int paired) { return paired ? units * (units - 1) / 2 : 0; }
+__device__ __forceinline__ int experts_group(int a, int b, int pairs) { return b < 0 ? pairs + a : b * (b - 1) / 2 + a; }

@@ -1,0 +1,97 @@
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+import type { CudaBackend } from '../../backend.js';
+import { withScratch } from '../../kernels/run.js';
+import { kernel } from '../../launch.js';
+import { type ExpertsCall, pitchOf } from '../call.js';
+import { selectionBits } from '../select.js';
+import { runHundreds } from './hundreds.js';
+import { runMasked } from './masked.js';
+import type { ManyCall } from './many-call.js';
+import { type ManyPlan, planMany } from './plan.js';
+import { runSegments } from './segments.js';
+
+const packKernels = {
+  float16: kernel('experts-pack', 'experts_pack_f16', 'p p p l i i'),
+  bfloat16: kernel('experts-pack', 'experts_pack_bf16', 'p p p l i i'),
+};
+const unpackKernel = kernel('experts-composed', 'experts_unpack_f16', 'p p p l i i');
+
+/** Neurons and expert size that the masked kernels can tell apart; fewer experts in a tile than their words have bits. */
+const MOST_HIDDEN = 2 ** 16;
+const LEAST_EXPERT = 4;
+
+/** Whether the many-rows path takes a call: a Hopper card, weights in 16 bits, lines of 16 bytes. */
+export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
+  return (
+    backend.device.computeCapability[0] === 9 &&
+    (call.storage === 'bfloat16' || call.storage === 'float16') &&
+    call.dIn > 0 &&
+    call.dOut > 0 &&
+    call.dOut % 8 === 0 &&
+    call.hidden % 8 === 0 &&
+    call.hidden < MOST_HIDDEN &&
+    call.expertSize >= LEAST_EXPERT &&
+    call.rows * Math.ceil(call.hidden / 64) < 2 ** 32
+  );
+}
+
+/**
+ * The expert op for many rows: reads nothing back and depends on shapes and expected density alone, so that a CUDA
+ * graph can hold it.
+ *
+ * @param call One that {@link manyFits}.
+ * @param options.isRepeatable Whether equal calls must give equal bits.
+ * @param options.plan How to do it, in place of what {@link planMany} would choose.
+ * @returns [N, dOut]; with bf16 weights in bf16 (a few hundred rows only where the backend's precision is), with fp16
+ *   ones in float32.
+ */
+export function manyRows(
+  backend: CudaBackend,
+  call: ExpertsCall,
+  options: { isRepeatable?: boolean; plan?: ManyPlan } = {},
+): TensorInfo {
+  const { rows, dIn, dOut, storage } = call;
+  if (storage !== 'bfloat16' && storage !== 'float16') {
+    throw new Error(`The many-rows path has no experts in ${storage}.`);
+  }
+  const plan =
+    options.plan ?? planMany(call, backend.device.multiprocessors, options.isRepeatable ?? false);
+  const pitch = pitchOf(dIn, storage);
+  const run = (x16: number, out: number) => {
+    const mask = selectionBits(backend, call.selection);
+    const many: ManyCall = { ...call, storage, x16, pitch, mask: mask.pointer, out };
+    if (plan.kind === 'segments') runSegments(backend, many, plan);
+    else runMasked(backend, many);
+    mask.free();
+  };
+  /** Calls `use` with x in the storage's 16 bits. */
+  const withX16 = (use: (x16: number) => void) => {
+    if (storage === 'bfloat16' && pitch === dIn) return use(backend.pointer16(call.x));
+    return withScratch(backend, rows * pitch * 2, (x16) => {
+      const blocks = Math.min(Math.ceil(rows / 8), 65_535);
+      const args = [backend.pointer(call.x), x16, 0, rows, dIn, pitch];
+      backend.launch(packKernels[storage], blocks, 256, args);
+      use(x16);
+    });
+  };
+  if (plan.kind === 'hundreds') {
+    const isOut32 = backend.precision !== 'bf16' || storage === 'float16';
+    const out = isOut32 ? backend.output([rows, dOut], 'float32') : backend.output16([rows, dOut]);
+    withX16((x16) =>
+      runHundreds(backend, { ...call, storage }, { x16, pitch, out: out.pointer, isOut32 }),
+    );
+    return out;
+  }
+  if (storage === 'bfloat16') {
+    const out = backend.output16([rows, dOut]);
+    withX16((x16) => run(x16, out.pointer));
+    return out;
+  }
+  const out = backend.output([rows, dOut], 'float32');
+  withScratch(backend, rows * dOut * 2, (out16) => {
+    withX16((x16) => run(x16, out16));
+    const args = [out16, 0, out.pointer, rows, dOut, dOut];
+    backend.launch(unpackKernel, backend.blocks(rows * dOut), 256, args);
+  });
+  return out;
+}

@@ -1,0 +1,93 @@
+import type { ExpertsCall } from '../call.js';
+import { hundredsFits } from './hundreds.js';
+import { groupsOf, segmentsOf, type Units, unitsOf } from './units.js';
+
+/** How the many-rows path does a call: in one launch, as a masked dense layer, or segment by segment. */
+export type ManyPlan =
+  | { readonly kind: 'hundreds' }
+  | { readonly kind: 'masked' }
+  | {
+      readonly kind: 'segments';
+      readonly units: Units;
+      /** Whether a row's units go in pairs. */
+      readonly isPaired: boolean;
+      /** Whether segments are added to the output as they come, in any order, or kept apart and added up in theirs. */
+      readonly isAdded: boolean;
+    };
+
+/** Most rows that go through the single launch: beyond them the card is full anyway. */
+const MOST_HUNDREDS = 512;
+/** Rows of a tile. */
+const TILE_ROWS = 128;
+/** Density to plan for where the caller names none. */
+const DENSITY = 0.5;
+/** Most kinds of segments: their counts lie in shared memory. */
+const MOST_GROUPS = 6000;
+/** Most segments of a row that are added up in bf16, each sum being rounded. */
+const MOST_BF16_SEGMENTS = 9;
+/** The same for fp16. */
+const MOST_FP16_SEGMENTS = 40;
+
+// Costs in the time of one tile's products with 128 neurons (128 rows, both matrices) at a dense layer's rate.
+/** A masked dense layer, for each tile and 128 neurons. */
+const MASKED = 1.05;
+/** Segments: their products, more for being gathered and added; what a tile costs beside its products. */
+const SEGMENT = 1.2;
+const TILE = 1;
+/** Grouping, for each multiprocessor: launches, and a pass over the output. */
+const GROUPING = 4;
+
+/**
+ * The cheapest way to do a call, by its shape and expected density alone.
+ *
+ * @param isRepeatable Whether equal calls must give equal bits.
+ */
+export function planMany(
+  call: Pick<
+    ExpertsCall,
+    'rows' | 'dIn' | 'dOut' | 'experts' | 'expertSize' | 'density' | 'gate' | 'storage'
+  >,
+  multiprocessors: number,
+  isRepeatable: boolean,
+): ManyPlan {
+  const { rows, experts, expertSize, gate, storage } = call;
+  if (rows <= MOST_HUNDREDS && hundredsFits(call)) return { kind: 'hundreds' };
+  const density = Math.min(1, Math.max(0, call.density ?? DENSITY));
+  const tilesOfRows = Math.ceil(rows / TILE_ROWS);
+  let best: ManyPlan = { kind: 'masked' };
+  let least =
+    Math.ceil((tilesOfRows * Math.ceil((experts * expertSize) / 128)) / multiprocessors) * MASKED;
+  for (const width of [128, 64] as const) {
+    for (const isPaired of [true, false]) {
+      // A gated tile holds up and gate of one unit in a pair's place.
+      if (gate !== 0 && (isPaired || width === 64)) continue;
+      // Narrower units only pay where they are less often needed.
+      if (width === 64 && expertSize > 64) continue;
+      const units = unitsOf(experts, expertSize, width);
+      const groups = groupsOf(units, isPaired);
+      if (groups > MOST_GROUPS) continue;
+      const perRow = units.count * (1 - (1 - density) ** units.perUnit);
+      // Half the rows have an odd number of units.
+      const segments = isPaired ? (perRow + 0.5) / 2 : perRow;
+      // Half a tile is lost at the end of each group that has rows.
+      const used = Math.min(groups, rows * segments);
+      const tiles = (rows * segments) / TILE_ROWS + used / 2;
+      const products =
+        ((rows * perRow) / TILE_ROWS + (used / 4) * (isPaired ? 2 : 1)) * (width / 128);
+      const cost = (products * SEGMENT + tiles * TILE) / multiprocessors + GROUPING;
+      if (cost >= least) continue;
+      least = cost;
+      const most = storage === 'bfloat16' ? MOST_BF16_SEGMENTS : MOST_FP16_SEGMENTS;
+      best = { kind: 'segments', units, isPaired, isAdded: !isRepeatable && segments <= most };
+    }
+  }
+  return best;
+}
+
+/** Tiles at most, whatever the selection: what the table of them must have room for. */
+export function mostTiles(rows: number, units: Units, isPaired: boolean): number {
+  return (
+    Math.ceil((rows * segmentsOf(units, isPaired)) / TILE_ROWS) +
+    Math.min(groupsOf(units, isPaired), rows * segmentsOf(units, isPaired))
+  );
+}

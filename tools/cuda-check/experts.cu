@@ -1,0 +1,722 @@
+// Checks the expert op for many rows (kernels/cuda/experts-many and its kin) on a Hopper GPU against float64, then times
+// it beside the dense layer through cuBLASLt. Needs no more than nvcc and the driver:
+//
+//   nvcc -O3 -std=c++17 -gencode arch=compute_90a,code=sm_90a -o /tmp/experts tools/cuda-check/experts.cu -ldl
+//   /tmp/experts             both; /tmp/experts check or /tmp/experts time for one
+//
+// Each case goes through all variants (units in pairs or alone; sums by vector reductions or by a second pass; masked
+// dense), so that one run tells which to keep. The last lines hold the best of each case to its bar. The exit code is 1
+// if a check failed. D2DMOE_LIBCUBLASLT names cuBLASLt's file where the dynamic linker does not find it.
+#include <cuda.h>
+#include <cuda_runtime.h>
+#include <dlfcn.h>
+#include <glob.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "../../kernels/cuda/experts-hundreds.sm90a.cu"
+#include "../../kernels/cuda/experts-many.sm90a.cu"
+#include "../../kernels/cuda/experts-masked.sm90a.cu"
+#include "../../kernels/cuda/experts-segments.cu"
+
+#define CHECK(call)                                                                   \
+  do {                                                                                \
+    cudaError_t error = (call);                                                       \
+    if (error != cudaSuccess) {                                                       \
+      printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error)); \
+      fflush(stdout), _exit(2);                                                       \
+    }                                                                                 \
+  } while (0)
+
+static int multiprocessors, failures, checks;
+static cudaStream_t stream;  // of all that is timed; waits for what the default stream does, and the reverse
+
+// Waits for the device, but not for ever: a kernel that hangs is named.
+static cudaError_t settle(const char *what) {
+  const auto start = std::chrono::steady_clock::now();
+  for (;;) {
+    const cudaError_t state = cudaStreamQuery(stream);
+    if (state != cudaErrorNotReady) return state;
+    if (std::chrono::steady_clock::now() - start > std::chrono::seconds(8)) {
+      printf("FAILED: %s does not end\n", what);
+      fflush(stdout), _exit(3);
+    }
+    usleep(50);
+  }
+}
+
+// ---- Inputs and the reference --------------------------------------------------------------------------------------
+
+__device__ __forceinline__ unsigned long long mix(unsigned long long h) {
+  h ^= h >> 32, h *= 0xd6e8feb86659fd93ull, h ^= h >> 32, h *= 0xd6e8feb86659fd93ull, h ^= h >> 32;
+  return h;
+}
+__device__ __forceinline__ float uniform(size_t i, unsigned seed) {
+  return (float)(mix((i + 1) * 0x9e3779b97f4a7c15ull + seed * 0xd1b54a32d192ed03ull) >> 40) / (float)(1 << 23) - 1.0f;
+}
+template <typename T> __global__ void fill(T *x, size_t n, unsigned seed, float scale) {
+  for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) x[i] = from_float<T>(scale * uniform(i, seed));
+}
+// k of n experts for each row, without replacement.
+__global__ void draw_masks(unsigned *mask, unsigned char *selection, int rows, int words, int n, int k, unsigned seed) {
+  for (int row = blockIdx.x * blockDim.x + threadIdx.x; row < rows; row += gridDim.x * blockDim.x) {
+    unsigned *m = mask + (size_t)row * words;
+    for (int w = 0; w < words; w++) m[w] = 0;
+    int left = k;
+    for (int i = 0; i < n; i++) {
+      const unsigned r = (unsigned)(mix(((size_t)row * n + i + 1) * 0x9e3779b97f4a7c15ull + seed * 0xd1b54a32d192ed03ull) >> 33) % (unsigned)(n - i);
+      selection[(size_t)row * n + i] = (int)r < left;
+      if ((int)r < left) m[i / 32] |= 1u << i % 32, left--;
+    }
+  }
+}
+
+// Rows `sample`, hidden then out, in float64. hidden [samples, experts · size].
+template <typename T>
+__global__ void reference_hidden(const T *x, const T *up, const T *gate, const float *up_bias, const float *gate_bias, const unsigned *mask, const int *sample,
+                                 double *hidden, int d, int experts, int size, int words, int activation) {
+  const int h = experts * size, row = sample[blockIdx.x];
+  for (int j = threadIdx.x; j < h; j += blockDim.x) {
+    double v = 0;
+    if (mask[(size_t)row * words + j / size / 32] >> (j / size % 32) & 1) {
+      double u = up_bias ? up_bias[j] : 0.0, w = gate_bias ? gate_bias[j] : 0.0;
+      for (int i = 0; i < d; i++) {
+        u += (double)to_float(x[(size_t)row * d + i]) * (double)to_float(up[(size_t)j * d + i]);
+        if (gate) w += (double)to_float(x[(size_t)row * d + i]) * (double)to_float(gate[(size_t)j * d + i]);
+      }
+      const double z = gate ? w : u;
+      double a = z > 0 ? z : 0;
+      if (activation == 1) a = 0.5 * z * (1 + erf(z * 0.70710678118654752));
+      if (activation == 2) a = 0.5 * z * (1 + tanh(0.79788456080286536 * (z + 0.044715 * z * z * z)));
+      if (activation == 3) a = z / (1 + exp(-z));
+      v = gate ? a * u : a;
+    }
+    hidden[(size_t)blockIdx.x * h + j] = v;
+  }
+}
+template <typename T>
+__global__ void reference_out(const double *hidden, const T *down, const float *bias, double *out, int h, int d_out) {
+  for (int c = threadIdx.x; c < d_out; c += blockDim.x) {
+    double sum = bias ? bias[c] : 0.0;
+    for (int j = 0; j < h; j++) {
+      const double a = hidden[(size_t)blockIdx.x * h + j];
+      if (a != 0) sum += a * (double)to_float(down[(size_t)j * d_out + c]);
+    }
+    out[(size_t)blockIdx.x * d_out + c] = sum;
+  }
+}
+// Sums of squares of difference and reference; a NaN anywhere makes the first NaN.
+template <typename T> __global__ void distance(const T *out, const double *right, const int *sample, int d_out, double *sums) {
+  double d = 0, r = 0;
+  for (int c = threadIdx.x; c < d_out; c += blockDim.x) {
+    const double y = right[(size_t)blockIdx.x * d_out + c], e = (double)to_float(out[(size_t)sample[blockIdx.x] * d_out + c]) - y;
+    d += e * e, r += y * y;
+  }
+  atomicAdd(sums, d), atomicAdd(sums + 1, r);
+}
+template <typename T> static T *device(size_t count) {
+  void *p;
+  CHECK(cudaMalloc(&p, count * sizeof(T) + 8192));
+  return (T *)p;
+}
+
+// ---- Tensor maps ---------------------------------------------------------------------------------------------------
+
+typedef CUresult (*EncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                                const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+static EncodeTiled encode_tiled;
+
+// Of a row-major matrix [lines, length] of 16-bit values.
+static hopper_map tensor_map(const void *at, long long length, long long lines, int box_length, int box_lines) {
+  CUtensorMap map;
+  const cuuint64_t dims[3] = {(cuuint64_t)length, (cuuint64_t)lines, 1};
+  const cuuint64_t strides[2] = {(cuuint64_t)length * 2, (cuuint64_t)(length * lines * 2)};
+  const cuuint32_t box[3] = {(cuuint32_t)box_length, (cuuint32_t)box_lines, 1}, ones[3] = {1, 1, 1};
+  const CUresult result =
+      encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(at), dims, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) printf("cuTensorMapEncodeTiled failed: %d\n", (int)result), exit(2);
+  hopper_map bytes;
+  static_assert(sizeof bytes == sizeof map, "a tensor map has 128 bytes");
+  memcpy(&bytes, &map, sizeof map);
+  return bytes;
+}
+
+// ---- A layer, and the ways to run it -------------------------------------------------------------------------------
+
+struct Shape {
+  int rows, d, d_out, experts, size;
+  bool gated = false;
+  int activation = 0;
+  int hidden() const { return experts * size; }
+  int words() const { return (experts + 31) / 32; }
+  double dense_operations() const { return 2.0 * rows * hidden() * ((gated ? 2.0 : 1.0) * d + d_out); }
+};
+struct Variant {
+  int width = 128, paired = 1, mode = EXPERTS_ADD;
+  const char *name() const {
+    static char text[80];
+    const char *modes[] = {"add", "rows + combine"};
+    snprintf(text, sizeof text, "units %d %s, %s", width, paired ? "paired" : "single", modes[mode]);
+    return text;
+  }
+};
+
+template <typename T> struct Layer {
+  static constexpr bool BF16 = std::is_same<T, bf16>::value;
+  Shape s;
+  int sets, k = 0;
+  std::vector<T *> x, out;
+  std::vector<unsigned *> mask;
+  std::vector<unsigned char *> selection;
+  T *up, *gate, *down, *partial = nullptr, *hidden = nullptr, *activations = nullptr, *apart = nullptr;
+  int *row_counters = nullptr;
+  float *up_bias, *gate_bias, *down_bias;
+  T *up_bias16, *down_bias16;
+  int *counts, *begins, *cursors, *tile_begins, *header;
+  unsigned *list;
+  int4 *tiles;
+  std::vector<void *> owned;
+
+  template <typename U> U *own(size_t n) {
+    U *p = device<U>(n);
+    owned.push_back(p);
+    return p;
+  }
+  Layer(const Shape &s, int sets) : s(s), sets(sets) {
+    const size_t h = s.hidden(), nx = (size_t)s.rows * s.d, no = (size_t)s.rows * s.d_out;
+    for (int i = 0; i < sets; i++) {
+      x.push_back(own<T>(nx)), out.push_back(own<T>(no)), mask.push_back(own<unsigned>((size_t)s.rows * s.words())), selection.push_back(own<unsigned char>((size_t)s.rows * s.experts));
+      fill<<<1024, 256>>>(x[i], nx, 11 + i, 1.0f);
+    }
+    up = own<T>(h * s.d), down = own<T>(h * s.d_out), gate = s.gated ? own<T>(h * s.d) : nullptr;
+    up_bias = own<float>(h), gate_bias = s.gated ? own<float>(h) : nullptr, down_bias = own<float>(s.d_out);
+    up_bias16 = own<T>(h), down_bias16 = own<T>(s.d_out);
+    fill<<<256, 256>>>(up, h * s.d, 21, 1.7f / std::sqrt((float)s.d)), fill<<<256, 256>>>(down, h * s.d_out, 22, 1.7f / std::sqrt((float)s.size * 8));
+    fill<<<8, 256>>>(up_bias, h, 23, 0.5f), fill<<<8, 256>>>(down_bias, s.d_out, 24, 0.5f);
+    fill<<<8, 256>>>(up_bias16, h, 23, 0.5f), fill<<<8, 256>>>(down_bias16, s.d_out, 24, 0.5f);
+    if (s.gated) fill<<<256, 256>>>(gate, h * s.d, 25, 1.7f / std::sqrt((float)s.d)), fill<<<8, 256>>>(gate_bias, h, 26, 0.5f);
+    const int groups = 1 << 14;
+    counts = own<int>(groups), begins = own<int>(groups), cursors = own<int>(groups), tile_begins = own<int>(2 * groups), header = own<int>(16);
+    const size_t most = (size_t)s.rows * (s.hidden() / 64 + 1);
+    list = own<unsigned>(most), tiles = own<int4>(most / 64 + groups);
+    CHECK(cudaDeviceSynchronize());
+  }
+  ~Layer() {
+    for (void *p : owned) cudaFree(p);
+  }
+  void draw(int k_, unsigned seed) {
+    k = k_;
+    for (int i = 0; i < sets; i++) draw_masks<<<256, 256>>>(mask[i], selection[i], s.rows, s.words(), s.experts, k, seed + i);
+    CHECK(cudaDeviceSynchronize());
+  }
+
+  struct Units {
+    int per_unit, parts, count, groups;
+  };
+  Units units(const Variant &v) const {
+    Units u;
+    u.per_unit = s.size < v.width ? std::min(32, v.width / s.size) : 1;
+    u.parts = (s.size + v.width - 1) / v.width;
+    u.count = (s.experts + u.per_unit - 1) / u.per_unit * u.parts;
+    u.groups = u.count + (v.paired ? u.count * (u.count - 1) / 2 : 0);
+    return u;
+  }
+  bool takes(const Variant &v) const {
+    const Units u = units(v);
+    if (s.gated && (v.paired || v.width != 128)) return false;
+    if (u.groups > 5000) return false;
+    return true;
+  }
+  // `what`: bit 0 grouping, bit 1 the products, bit 2 the second pass.
+  void run(const Variant &v, int set, int what = 7) {
+    const Units u = units(v);
+    const int w = s.words();
+    if (what & 1) {
+      CHECK(cudaMemsetAsync(counts, 0, (u.groups + 1) * 4, stream));
+      const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 4);
+      T *initial = v.mode == EXPERTS_ADD ? out[set] : nullptr;
+      const int count_shared = (32 + u.groups) * 4;
+      auto count = BF16 ? (const void *)experts_segments_count_bf16 : (const void *)experts_segments_count_f16;
+      const int count_blocks = initial ? std::max(blocks, std::min(s.rows, multiprocessors * 8)) : blocks;
+      ((void (*)(const unsigned *, int, int, int, int, int, int, int, int, int *, int *, int *, int *, int *, T *, const float *, int))count)<<<count_blocks, 256, count_shared, stream>>>(
+          mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, counts, begins, cursors, tile_begins, header, initial, down_bias, s.d_out);
+      experts_segments_place_rows<<<blocks, 256, 2 * u.groups * 4, stream>>>(mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, begins, cursors,
+                                                               tile_begins, list, tiles);
+    }
+    if (what & 2) {
+      typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, const void *, const int4 *, const unsigned *, const int *, const unsigned *, const float *,
+                             const float *, void *, void *, int, int, int, int, int, int, int, int, int, int, int);
+      const Kernel kernel = s.gated          ? (BF16 ? experts_many_bf16_gated : experts_many_f16_gated)
+                            : v.width == 128 ? (BF16 ? experts_many_bf16_128 : experts_many_f16_128)
+                                             : (BF16 ? experts_many_bf16_64 : experts_many_f16_64);
+      const int shared = EXPERTS_MANY_SHARED;
+      CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+      const hopper_map map_up = tensor_map(up, s.d, s.hidden(), 64, v.width), map_gate = s.gated ? tensor_map(gate, s.d, s.hidden(), 64, v.width) : map_up;
+      const hopper_map map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
+      if (v.mode == EXPERTS_STORE && !partial) partial = own<T>((size_t)s.rows * s.d_out * (s.hidden() / 64 + 1));
+      kernel<<<multiprocessors, 384, shared, stream>>>(map_up, map_gate, map_down, x[set], tiles, list, header, mask[set], up_bias, gate_bias, out[set], partial, s.rows, s.d,
+                                               s.d, s.d_out, w, s.experts, s.size, u.per_unit, u.parts, s.activation, v.mode);
+    }
+    if (what & 4) {
+      const int blocks = (int)std::min<size_t>(((size_t)s.rows * s.d_out / 8 + 255) / 256, (size_t)multiprocessors * 32);
+      if (v.mode == EXPERTS_STORE) {
+        auto combine = BF16 ? (const void *)experts_segments_combine_bf16 : (const void *)experts_segments_combine_f16;
+        ((void (*)(const unsigned *, int, int, int, int, int, int, int, int, const T *, T *, const float *, int))combine)<<<blocks, 256, 0, stream>>>(
+            mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, partial, out[set], down_bias, s.d_out);
+      }
+    }
+    CHECK(cudaGetLastError());
+  }
+  bool takes_hundreds() const { return !s.gated && s.rows <= EXPERTS_HUNDREDS_ROWS && s.d <= 1024 && s.d_out <= 1024; }
+  // One launch, and a fill of its counters.
+  void hundreds(int set) {
+    const Variant v;
+    const Units u = units(v);
+    if (!activations) {
+      activations = own<T>((size_t)u.count * s.rows * 128), apart = own<T>((size_t)u.count * s.rows * s.d_out);
+      row_counters = own<int>(u.count + s.rows * EXPERTS_HUNDREDS_SLICES);
+    }
+    const auto kernel = BF16 ? experts_hundreds_bf16 : experts_hundreds_f16;
+    const int quarter = (s.d_out + 255) / 256 * 64, shared = (s.d + 63) / 64 * 4096 + quarter / 64 * 16384 + EXPERTS_HUNDREDS_REST;
+    CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    CHECK(cudaMemsetAsync(row_counters, 0, (u.count + s.rows * EXPERTS_HUNDREDS_SLICES) * 4, stream));
+    kernel<<<std::min(u.count * EXPERTS_HUNDREDS_SLICES, multiprocessors), EXPERTS_HUNDREDS_THREADS, shared, stream>>>(
+        tensor_map(up, s.d, s.hidden(), 64, 32), tensor_map(down, s.d_out, s.hidden(), 64, 64), x[set], selection[set], up_bias, down_bias, activations, apart, out[set],
+        row_counters, s.rows, s.d, s.d, s.d_out, quarter, s.experts, s.size, u.per_unit, u.parts, s.activation, 0, EXPERTS_HUNDREDS_HIDDEN | EXPERTS_HUNDREDS_OUT);
+    CHECK(cudaGetLastError());
+  }
+  // Masked dense. `parts`: which of the two products.
+  void masked(int set) {
+    if (!hidden) hidden = own<T>((size_t)s.rows * s.hidden());
+    experts_masked_launch<T>(set);
+  }
+  template <typename U> void experts_masked_launch(int set) {
+    typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, void *, const float *, const float *, const unsigned *, int, int, int, int, int, int);
+    const int shared = EXPERTS_MASKED_SHARED;
+    const Kernel first = s.gated ? (BF16 ? experts_masked_gated_bf16 : experts_masked_gated_f16) : (BF16 ? experts_masked_up_bf16 : experts_masked_up_f16);
+    const Kernel second = BF16 ? experts_masked_down_bf16 : experts_masked_down_f16;
+    for (const Kernel k : {first, second}) CHECK(cudaFuncSetAttribute((const void *)k, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+    const int wide = s.gated ? 128 : 256;
+    const hopper_map map_x = tensor_map(x[set], s.d, s.rows, 64, 128), map_up = tensor_map(up, s.d, s.hidden(), 64, wide);
+    const hopper_map map_gate = s.gated ? tensor_map(gate, s.d, s.hidden(), 64, wide) : map_up;
+    const hopper_map map_hidden = tensor_map(hidden, s.hidden(), s.rows, 64, 128), map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
+    const int row_tiles = (s.rows + 127) / 128;
+    if (parts & 1)
+      first<<<std::min(row_tiles * ((s.hidden() + wide - 1) / wide), multiprocessors), 384, shared, stream>>>(map_x, map_up, map_gate, hidden, up_bias, gate_bias, mask[set],
+                                                                                                  s.rows, s.hidden(), s.d, s.size, s.words(), s.activation);
+    if (parts & 2)
+      second<<<std::min(row_tiles * ((s.d_out + 255) / 256), multiprocessors), 384, shared, stream>>>(map_hidden, map_down, map_down, out[set], down_bias, nullptr, nullptr,
+                                                                                             s.rows, s.d_out, s.hidden(), 0, 0, 0);
+    CHECK(cudaGetLastError());
+  }
+  int parts = 3;
+
+  // Relative error of up to 384 rows, spread over the batch and at its ends.
+  double error(int set) {
+    const int samples = std::min(s.rows, 384);
+    std::vector<int> which(samples);
+    for (int i = 0; i < samples; i++) which[i] = (int)((long long)i * (s.rows - 1) / std::max(1, samples - 1));
+    int *sample = device<int>(samples);
+    double *h = device<double>((size_t)samples * s.hidden()), *right = device<double>((size_t)samples * s.d_out), *sums = device<double>(2), host[2];
+    CHECK(cudaMemcpy(sample, which.data(), samples * 4, cudaMemcpyHostToDevice));
+    CHECK(cudaMemset(sums, 0, 16));
+    reference_hidden<<<samples, 256>>>(x[set], up, gate, up_bias, gate_bias, mask[set], sample, h, s.d, s.experts, s.size, s.words(), s.activation);
+    reference_out<<<samples, 256>>>(h, down, down_bias, right, s.hidden(), s.d_out);
+    distance<<<samples, 256>>>(out[set], right, sample, s.d_out, sums);
+    CHECK(cudaMemcpy(host, sums, 16, cudaMemcpyDeviceToHost));
+    cudaFree(sample), cudaFree(h), cudaFree(right), cudaFree(sums);
+    return std::sqrt(host[0] / host[1]);
+  }
+  bool judge(const char *what, const std::function<void()> &run) {
+    const size_t bytes = (size_t)s.rows * s.d_out * 2;
+    CHECK(cudaMemset(out[0], 0xff, bytes + 4096));
+    run();
+    const cudaError_t state = settle(what);
+    if (state != cudaSuccess) {
+      printf("FAILED %s: %s\n", what, cudaGetErrorString(state));
+      fflush(stdout), _exit(1);
+    }
+    std::vector<unsigned char> tail(4096);
+    CHECK(cudaMemcpy(tail.data(), (char *)out[0] + bytes, 4096, cudaMemcpyDeviceToHost));
+    bool outside = false;
+    for (unsigned char c : tail) outside |= c != 0xff;
+    const double e = error(0), bar = BF16 ? 5e-3 : 1e-3;
+    checks++;
+    const bool good = e <= bar && !outside;
+    if (!good) failures++;
+    printf("  %s %-36s N %5d d %4d -> %4d, %3d x %3d, %3d run%s, %s: relative error %.2e%s\n", good ? "ok    " : "FAILED", what, s.rows, s.d, s.d_out, s.experts, s.size, k,
+           s.gated ? ", gated" : "", BF16 ? "bf16" : "fp16", e, outside ? ", wrote past the end" : "");
+    fflush(stdout);
+    return good;
+  }
+};
+
+static std::vector<Variant> variants() {
+  std::vector<Variant> all;
+  for (int width : {128, 64})
+    for (int paired : {1, 0})
+      for (int mode : {EXPERTS_ADD, EXPERTS_STORE}) {
+        Variant v;
+        v.width = width, v.paired = paired, v.mode = mode;
+        all.push_back(v);
+      }
+  return all;
+}
+
+template <typename T> static void check_shape(const Shape &s, int k) {
+  Layer<T> layer(s, 1);
+  layer.draw(k, 100 + checks);
+  for (const Variant &v : variants())
+    if (layer.takes(v)) layer.judge(v.name(), [&] { layer.run(v, 0); });
+  layer.judge("masked dense", [&] { layer.masked(0); });
+  if (layer.takes_hundreds()) layer.judge("one launch", [&] { layer.hundreds(0); });
+}
+
+static void check_all() {
+  printf("Checks (relative error against float64; bars 5e-3 bf16, 1e-3 fp16)\n");
+  check_shape<bf16>({128, 64, 64, 2, 128}, 2);       // one tile, one step
+  check_shape<bf16>({197, 768, 768, 24, 128}, 10);
+  check_shape<__half>({1000, 768, 768, 24, 128}, 5);
+  check_shape<__half>({300, 200, 136, 6, 24}, 3);    // over every edge, units of several experts
+  check_shape<bf16>({257, 320, 520, 5, 192}, 2);     // experts of more than one part
+  check_shape<bf16>({700, 256, 512, 96, 32}, 19);
+  check_shape<__half>({500, 128, 256, 128, 4}, 30);
+  check_shape<bf16>({333, 256, 256, 12, 128, true, 3}, 4);
+  check_shape<__half>({400, 136, 264, 20, 40, true, 1}, 4);
+  check_shape<bf16>({9000, 768, 768, 24, 128, false, 2}, 10);
+  printf("%d of %d checks failed\n\n", failures, checks);
+}
+
+// ---- cuBLASLt, by the same numbers that the binding for Node uses ---------------------------------------------------
+
+struct Heuristic {
+  unsigned long long algo[8];
+  size_t workspace;
+  int state;
+  float waves;
+  int reserved[4];
+};
+struct CublasLt {
+  void *library = nullptr, *handle = nullptr, *workspace = nullptr;
+  int (*create)(void **);
+  int (*desc_create)(void **, int, int);
+  int (*desc_set)(void *, int, const void *, size_t);
+  int (*layout_create)(void **, int, unsigned long long, unsigned long long, long long);
+  int (*preference_create)(void **);
+  int (*preference_set)(void *, int, const void *, size_t);
+  int (*heuristic)(void *, void *, void *, void *, void *, void *, void *, int, Heuristic *, int *);
+  int (*matmul)(void *, void *, const void *, const void *, void *, const void *, void *, const void *, const void *, void *, void *, void *, const unsigned long long *,
+                void *, size_t, void *);
+  static constexpr size_t WORKSPACE = 64u << 20;
+
+  bool open() {
+    std::vector<std::string> names;
+    if (const char *named = getenv("D2DMOE_LIBCUBLASLT")) names.push_back(named);
+    for (const char *name : {"libcublasLt.so.13", "libcublasLt.so.12"}) names.push_back(name);
+    for (const char *pattern : {"/usr/local/cuda*/lib64/libcublasLt.so.1[23]", "/opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]",
+                                "/usr/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]", "/usr/local/lib/python3*/*-packages/nvidia/*/lib/libcublasLt.so.1[23]"}) {
+      glob_t found;
+      if (glob(pattern, 0, nullptr, &found) == 0)
+        for (size_t i = 0; i < found.gl_pathc; i++) names.push_back(found.gl_pathv[i]);
+      globfree(&found);
+    }
+    for (const std::string &name : names)
+      if ((library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL))) {
+        printf("cuBLASLt: %s\n", name.c_str());
+        break;
+      }
+    if (!library) return false;
+    auto get = [&](const char *name) { return dlsym(library, name); };
+    create = (decltype(create))get("cublasLtCreate");
+    desc_create = (decltype(desc_create))get("cublasLtMatmulDescCreate");
+    desc_set = (decltype(desc_set))get("cublasLtMatmulDescSetAttribute");
+    layout_create = (decltype(layout_create))get("cublasLtMatrixLayoutCreate");
+    preference_create = (decltype(preference_create))get("cublasLtMatmulPreferenceCreate");
+    preference_set = (decltype(preference_set))get("cublasLtMatmulPreferenceSetAttribute");
+    heuristic = (decltype(heuristic))get("cublasLtMatmulAlgoGetHeuristic");
+    matmul = (decltype(matmul))get("cublasLtMatmul");
+    CHECK(cudaMalloc(&workspace, WORKSPACE));
+    return create(&handle) == 0;
+  }
+
+  struct Plan {
+    void *desc, *left, *right, *out;
+    std::vector<Heuristic> found;
+    int best = 0;
+  };
+  // out [m, n] = a [m, k] · op(b), b [n, k] where `transposed`, with bias and where `relu` the activation.
+  Plan plan(int m, int n, int k, bool transposed, int type, bool relu, const void *bias) const {
+    Plan p;
+    auto must = [](int status, const char *what) {
+      if (status) printf("%s failed: %d\n", what, status), exit(2);
+    };
+    must(desc_create(&p.desc, 68, 0), "cublasLtMatmulDescCreate");
+    const int first = transposed, second = 0, epilogue = relu ? 2 + 4 : 4;
+    must(desc_set(p.desc, 3, &first, 4), "TRANSA"), must(desc_set(p.desc, 4, &second, 4), "TRANSB");
+    must(desc_set(p.desc, 7, &epilogue, 4), "EPILOGUE"), must(desc_set(p.desc, 8, &bias, 8), "BIAS");
+    must(layout_create(&p.left, type, transposed ? k : n, transposed ? n : k, transposed ? k : n), "layout");
+    must(layout_create(&p.right, type, k, m, k), "layout");
+    must(layout_create(&p.out, type, n, m, n), "layout");
+    void *preference;
+    must(preference_create(&preference), "preference");
+    const size_t bytes = WORKSPACE;
+    must(preference_set(preference, 1, &bytes, 8), "workspace");
+    p.found.resize(8);
+    int count = 0;
+    must(heuristic(handle, p.desc, p.left, p.right, p.out, p.out, preference, 8, p.found.data(), &count), "heuristic");
+    p.found.resize(count);
+    return p;
+  }
+  int run(const Plan &p, int which, const void *a, const void *b, void *out) const {
+    const float one = 1, zero = 0;
+    return matmul(handle, p.desc, &one, b, p.left, a, p.right, &zero, out, p.out, out, p.out, p.found[which].algo, workspace, WORKSPACE, stream);
+  }
+};
+
+// ---- Times ---------------------------------------------------------------------------------------------------------
+
+// Median milliseconds of one call over some turns of about 3 ms; `run` gets the number of the input set to use.
+static double median_ms(const std::function<void(int)> &run, int sets, double guess_ms, int outer = 11) {
+  cudaEvent_t start, end;
+  CHECK(cudaEventCreate(&start));
+  CHECK(cudaEventCreate(&end));
+  const int inner = std::max(sets, (int)(3.0 / guess_ms));
+  for (int i = 0; i < std::max(3, inner); i++) run(i % sets);
+  std::vector<double> times;
+  for (int o = 0, set = 0; o < outer; o++) {
+    CHECK(cudaEventRecord(start, stream));
+    for (int i = 0; i < inner; i++) run(set++ % sets);
+    CHECK(cudaEventRecord(end, stream));
+    CHECK(cudaEventSynchronize(end));
+    float ms;
+    CHECK(cudaEventElapsedTime(&ms, start, end));
+    times.push_back(ms / inner);
+  }
+  std::sort(times.begin(), times.end());
+  CHECK(cudaEventDestroy(start));
+  CHECK(cudaEventDestroy(end));
+  return times[outer / 2];
+}
+
+static std::vector<std::string> summary;
+
+struct Bar {
+  int k;
+  double most;
+};
+
+template <typename T> static void time_shape(const CublasLt &lt, const Shape &s, const std::vector<Bar> &bars) {
+  constexpr bool BF16 = std::is_same<T, bf16>::value;
+  Layer<T> layer(s, 3);
+  layer.hidden = layer.template own<T>((size_t)s.rows * s.hidden());
+  printf("\nd %d -> %d, %d experts of %d, N %d, %s: dense %.1f GFLOP\n", s.d, s.d_out, s.experts, s.size, s.rows, BF16 ? "bf16" : "fp16", s.dense_operations() * 1e-9);
+  const double guess = std::max(0.01, s.dense_operations() / 600e9);
+  double dense = 0, dense_second = 0;
+  if (lt.handle) {
+    CublasLt::Plan first = lt.plan(s.rows, s.hidden(), s.d, true, BF16 ? 14 : 2, true, layer.up_bias16), second = lt.plan(s.rows, s.d_out, s.hidden(), false, BF16 ? 14 : 2, false, layer.down_bias16);
+    auto best = [&](CublasLt::Plan &p, const char *name, const std::function<int(int, int)> &go) {
+      double least = 1e30;
+      for (int i = 0; i < (int)p.found.size(); i++) {
+        if (go(i, 0) != 0) continue;
+        const double ms = median_ms([&](int set) { go(i, set); }, 3, guess / 2, 5);
+        if (ms < least) least = ms, p.best = i;
+      }
+      printf("  cuBLASLt %-27s %8.4f ms %7.1f TFLOP/s (choice %d of %d)\n", name, least, s.dense_operations() / 2 / least * 1e-9, p.best, (int)p.found.size());
+      return least;
+    };
+    best(first, "first product", [&](int i, int set) { return lt.run(first, i, layer.x[set], layer.up, layer.hidden); });
+    dense_second = best(second, "second product", [&](int i, int set) { return lt.run(second, i, layer.hidden, layer.down, layer.out[set]); });
+    dense = median_ms([&](int set) { lt.run(first, first.best, layer.x[set], layer.up, layer.hidden), lt.run(second, second.best, layer.hidden, layer.down, layer.out[set]); }, 3, guess);
+    printf("  cuBLASLt %-27s %8.4f ms %7.1f TFLOP/s\n", "dense", dense, s.dense_operations() / dense * 1e-9);
+  }
+  bool masked_done = false;
+  for (const Bar &bar : bars) {
+    layer.draw(bar.k, 1000 + bar.k);
+    const double share = (double)bar.k / s.experts;
+    printf(" %d of %d (%.0f %%)\n", bar.k, s.experts, 100 * share);
+    double best = 1e30;
+    std::string winner;
+    auto row = [&](const char *name, double ms, const char *more) {
+      printf("  %-36s %8.4f ms  %5.3f x dense  %6.1f TFLOP/s executed%s\n", name, ms, dense > 0 ? ms / dense : 0, share * s.dense_operations() / ms * 1e-9, more);
+      if (ms < best) best = ms, winner = name;
+      fflush(stdout);
+    };
+    for (const Variant &v : variants()) {
+      if (!layer.takes(v)) continue;
+      // Variants that cannot win are left out, for time's sake.
+      if (share > 0.5 && (!v.paired || v.width == 64)) continue;
+      if (v.width == 64 && s.size >= 128) continue;
+      for (int set = 0; set < 3; set++) layer.run(v, set);
+      if (settle(v.name()) != cudaSuccess) printf("FAILED %s: %s\n", v.name(), cudaGetErrorString(cudaGetLastError())), fflush(stdout), _exit(1);
+      const double e = layer.error(2), most = BF16 ? 5e-3 : 1e-3;
+      checks++;
+      if (!(e <= most)) failures++;
+      const double all = median_ms([&](int set) { layer.run(v, set); }, 3, guess * share + 0.05);
+      const double grouping = median_ms([&](int set) { layer.run(v, set, 1); }, 3, 0.05, 5);
+      // The last grouping was of set 2 at the latest: the products alone run on that one.
+      layer.run(v, 2, 1);
+      const double products = median_ms([&](int) { layer.run(v, 2, 2); }, 1, guess * share + 0.02, 5);
+      const double second = v.mode == EXPERTS_STORE ? median_ms([&](int set) { layer.run(v, set, 4); }, 3, 0.1, 5) : 0;
+      int tiles;
+      CHECK(cudaMemcpy(&tiles, layer.header, 4, cudaMemcpyDeviceToHost));
+      char more[160];
+      snprintf(more, sizeof more, "; grouping %.4f, products %.4f, second pass %.4f; %d tiles; error %.1e%s", grouping, products, second, tiles, e, e <= most ? "" : " FAILED");
+      row(v.name(), all, more);
+    }
+    if (!masked_done || share > 0.5 || s.size < 32) {
+      masked_done = true;
+      layer.masked(2);
+      if (settle("masked dense") != cudaSuccess) printf("FAILED masked dense: %s\n", cudaGetErrorString(cudaGetLastError())), fflush(stdout), _exit(1);
+      const double e = layer.error(2), most = BF16 ? 5e-3 : 1e-3;
+      checks++;
+      if (!(e <= most)) failures++;
+      const double both = median_ms([&](int set) { layer.masked(set); }, 3, guess);
+      layer.parts = 1;
+      const double one = median_ms([&](int set) { layer.masked(set); }, 3, guess / 2, 5);
+      layer.parts = 2;
+      const double two = median_ms([&](int set) { layer.masked(set); }, 3, guess / 2, 5);
+      layer.parts = 3;
+      char more[160];
+      snprintf(more, sizeof more, "; first product %.4f, second %.4f; error %.1e%s", one, two, e, e <= most ? "" : " FAILED");
+      row("masked dense", both, more);
+      if (dense_second > 0) row("masked first, cuBLASLt second", one + dense_second, " (sum)");
+    }
+    char line[300];
+    snprintf(line, sizeof line, "%-5s %3d x %3d, N %5d, %3.0f %%: %.4f ms, %.3f x dense (%.4f), bar %.2f %s  [%s]", BF16 ? "bf16" : "fp16", s.experts, s.size, s.rows, 100 * share, best,
+             best / dense, dense, bar.most, best <= bar.most * dense ? "holds" : "MISSED", winner.c_str());
+    summary.push_back(line);
+  }
+}
+
+// Microseconds of one call in a graph of one call on each of several layers: their weights are more than the cache holds.
+static double graph_us(int calls, const std::function<void(int)> &run) {
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  run(0);
+  CHECK(cudaStreamSynchronize(stream));
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int i = 0; i < calls; i++) run(i);
+  CHECK(cudaStreamEndCapture(stream, &graph));
+  CHECK(cudaGraphInstantiate(&executable, graph, 0));
+  cudaEvent_t start, end;
+  CHECK(cudaEventCreate(&start));
+  CHECK(cudaEventCreate(&end));
+  std::vector<double> times;
+  for (int turn = 0; turn < 24; turn++) {
+    CHECK(cudaEventRecord(start, stream));
+    for (int i = 0; i < 4; i++) CHECK(cudaGraphLaunch(executable, stream));
+    CHECK(cudaEventRecord(end, stream));
+    if (settle("a graph") != cudaSuccess) printf("FAILED: a graph\n"), fflush(stdout), _exit(1);
+    float ms;
+    CHECK(cudaEventElapsedTime(&ms, start, end));
+    if (turn >= 4) times.push_back(ms * 1000 / 4 / calls);
+  }
+  std::sort(times.begin(), times.end());
+  CHECK(cudaGraphExecDestroy(executable));
+  CHECK(cudaGraphDestroy(graph));
+  return times[times.size() / 2];
+}
+
+template <typename T> static void time_graph(const CublasLt &lt, const Shape &s, const std::vector<Bar> &bars) {
+  constexpr bool BF16 = std::is_same<T, bf16>::value;
+  constexpr int LAYERS = 16;
+  std::vector<Layer<T> *> layers;
+  for (int i = 0; i < LAYERS; i++) {
+    layers.push_back(new Layer<T>(s, 1));
+    layers[i]->hidden = layers[i]->template own<T>((size_t)s.rows * s.hidden());
+  }
+  printf("\nd %d -> %d, %d experts of %d, N %d, %s, in a graph over %d layers\n", s.d, s.d_out, s.experts, s.size, s.rows, BF16 ? "bf16" : "fp16", LAYERS);
+  double dense = 0;
+  if (lt.handle) {
+    dense = 1e30;
+    std::vector<CublasLt::Plan> first, second;
+    for (Layer<T> *l : layers) {
+      first.push_back(lt.plan(s.rows, s.hidden(), s.d, true, BF16 ? 14 : 2, true, l->up_bias16));
+      second.push_back(lt.plan(s.rows, s.d_out, s.hidden(), false, BF16 ? 14 : 2, false, l->down_bias16));
+    }
+    int best[2] = {0, 0};
+    for (int product = 0; product < 2; product++) {
+      double least = 1e30;
+      for (int i = 0; i < (int)(product ? second : first)[0].found.size(); i++) {
+        auto go = [&](int l) {
+          return product ? lt.run(second[l], i, layers[l]->hidden, layers[l]->down, layers[l]->out[0]) : lt.run(first[l], i, layers[l]->x[0], layers[l]->up, layers[l]->hidden);
+        };
+        if (go(0) != 0) continue;
+        const double us = graph_us(LAYERS, go);
+        if (us < least) least = us, best[product] = i;
+      }
+      printf("  cuBLASLt %s product  %8.2f us (choice %d)\n", product ? "second" : "first", least, best[product]);
+    }
+    dense = graph_us(LAYERS, [&](int l) {
+      lt.run(first[l], best[0], layers[l]->x[0], layers[l]->up, layers[l]->hidden);
+      lt.run(second[l], best[1], layers[l]->hidden, layers[l]->down, layers[l]->out[0]);
+    });
+    printf("  cuBLASLt dense           %8.2f us\n", dense);
+  }
+  for (const Bar &bar : bars) {
+    for (int i = 0; i < LAYERS; i++) layers[i]->draw(bar.k, 2000 + i);
+    printf(" %d of %d (%.0f %%)\n", bar.k, s.experts, 100.0 * bar.k / s.experts);
+    double best = 1e30;
+    std::string winner;
+    auto row = [&](const char *name, const std::function<void(int)> &run) {
+      run(LAYERS - 1);
+      if (settle(name) != cudaSuccess) printf("FAILED %s\n", name), fflush(stdout), _exit(1);
+      const double e = layers[LAYERS - 1]->error(0), most = BF16 ? 5e-3 : 1e-3;
+      checks++;
+      if (!(e <= most)) failures++;
+      const double us = graph_us(LAYERS, run);
+      printf("  %-36s %8.2f us  %5.3f x dense; error %.1e%s\n", name, us, dense > 0 ? us / dense : 0, e, e <= most ? "" : " FAILED");
+      fflush(stdout);
+      if (us < best) best = us, winner = name;
+    };
+    if (layers[0]->takes_hundreds()) row("one launch", [&](int l) { layers[l]->hundreds(0); });
+    for (const Variant &v : variants())
+      if (layers[0]->takes(v) && !v.paired) row(v.name(), [&](int l) { layers[l]->run(v, 0); });
+    row("masked dense", [&](int l) { layers[l]->masked(0); });
+    char line[300];
+    snprintf(line, sizeof line, "%-5s %3d x %3d, N %5d, %3.0f %%: %.2f us, %.3f x dense (%.2f), bar %.2f %s  [%s]", BF16 ? "bf16" : "fp16", s.experts, s.size, s.rows,
+             100.0 * bar.k / s.experts, best, best / dense, dense, bar.most, best <= bar.most * dense ? "holds" : "MISSED", winner.c_str());
+    summary.push_back(line);
+  }
+  for (Layer<T> *l : layers) delete l;
+}
+
+static void time_all() {
+  CublasLt lt;
+  if (!lt.open()) printf("cuBLASLt was not found: no ratios\n");
+  time_shape<bf16>(lt, {50432, 768, 768, 24, 128}, {{10, 0.62}, {5, 0.36}, {2, 0.22}, {24, 1.15}, {14, 1.15}});
+  time_shape<__half>(lt, {50432, 768, 768, 24, 128}, {{10, 0.62}, {5, 0.36}, {2, 0.22}});
+  time_shape<bf16>(lt, {50432, 768, 768, 96, 32}, {{19, 0.85}, {10, 0.5}});
+  time_shape<bf16>(lt, {50432, 768, 768, 768, 4}, {{154, 1.1}});
+  time_graph<__half>(lt, {197, 768, 768, 24, 128}, {{10, 0.8}, {2, 0.5}});
+  time_graph<bf16>(lt, {197, 768, 768, 24, 128}, {{10, 0.8}, {2, 0.5}});
+  time_shape<bf16>(lt, {6304, 768, 768, 24, 128}, {{10, 1.0}, {2, 1.0}});
+}
+
+int main(int count, char **arguments) {
+  const std::string what = count > 1 ? arguments[1] : "";
+  cudaDeviceProp properties;
+  CHECK(cudaGetDeviceProperties(&properties, 0));
+  multiprocessors = properties.multiProcessorCount;
+  printf("%s, %d multiprocessors\n", properties.name, multiprocessors);
+  void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+  encode_tiled = driver ? (EncodeTiled)dlsym(driver, "cuTensorMapEncodeTiled") : nullptr;
+  if (!encode_tiled) printf("cuTensorMapEncodeTiled was not found in libcuda.so.1\n"), exit(2);
+  CHECK(cudaStreamCreate(&stream));
+  if (what != "time") check_all();
+  if (what != "check") time_all();
+  printf("\n");
+  for (const std::string &line : summary) printf("%s\n", line.c_str());
+  printf("%d of %d checks failed\n", failures, checks);
+  return failures > 0;
+}
