@@ -87,7 +87,7 @@ export const calibrateOptions = [
     flag: 'per-layer',
     type: 'boolean',
     default: true,
-    description: 'let thresholds differ by layer',
+    description: 'look for one threshold for all layers only, not for one for each',
   },
   samplesOption,
 ] as const;
