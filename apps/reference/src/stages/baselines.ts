@@ -5,6 +5,7 @@ import { type BaselineCurve, type BaselineName, baselines } from '@d2dmoe/evalua
 import { loadModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import { deviceKey } from '../device.js';
+import { reportingAs } from './calibrate.js';
 import type { PreparedData } from './prepare.js';
 import { routedSites } from './sites.js';
 import { hashCheckpoint, runStage, type StageOptions } from './stage.js';
@@ -32,7 +33,6 @@ export async function measureBaselines(
   { which, training, samples }: BaselineSettings,
 ): Promise<BaselineCurve[]> {
   await routedSites(options.input);
-  const { signal, onProgress, seed } = options;
   const output = join(options.output, 'baselines');
   const inputs = {
     checkpoint: await hashCheckpoint(options.input),
@@ -55,16 +55,9 @@ export async function measureBaselines(
             batches: () => batches.evaluation('test', samples),
             train: (step) => batches.train(step),
             training,
-            random: new Random(seed),
+            random: new Random(options.seed),
             which: [name],
-            ...(onProgress && {
-              onProgress: (event) => {
-                if (event.status === 'progress') {
-                  onProgress({ ...event, name: `baseline-${name}` });
-                }
-              },
-            }),
-            ...(signal && { signal }),
+            ...reportingAs(options, `baseline-${name}`),
           });
           await writeFileAtomic(file, `${JSON.stringify(curve, undefined, 2)}\n`);
           return (curve as BaselineCurve).points.map(({ value, score, cost }) => ({
