@@ -241,6 +241,22 @@ test('dispose() gives all memory back, that of live tensors too', () => {
   expect(driver.calls.at(-1)).toBe('cuDevicePrimaryCtxRelease_v2');
 });
 
+test('dispose() ends the reads that are under way, and nothing asks the driver afterwards', async () => {
+  const notReady = 600;
+  const driver = fakeDriver({ cuEventQuery: () => notReady });
+  const backend = new CudaBackend(driver);
+  const [small, large] = [100, 3_000_000].map((n) => backend.output([n], 'float32'));
+  const reads = [small, large].map((t) => backend.read(t?.dataId ?? {}));
+  const time = backend.time(() => {});
+  await new Promise((resolve) => setTimeout(resolve, 1));
+  backend.dispose();
+  const [first, second] = await Promise.all(reads);
+  expect([first?.length, second?.length]).toEqual([100, 3_000_000]);
+  await expect(time).rejects.toMatchObject({ code: 'CUDA_DISPOSED' });
+  expect(driver.calls.filter((name) => name === 'cuMemcpyDtoHAsync_v2')).toHaveLength(1 + 3);
+  expect(driver.calls.at(-1)).toBe('cuDevicePrimaryCtxRelease_v2');
+});
+
 test('a capture that throws is ended, and the next one works', () => {
   const driver = fakeDriver();
   const backend = new CudaBackend(driver);

@@ -82,6 +82,8 @@ export class CudaBackend extends KernelBackend {
   readonly #parameterLists = new Map<Kernel, HostMemory>();
 
   readonly #data: DataStorage<TensorRecord>;
+  /** Reads that wait for the device. */
+  readonly #reading = new Set<Generator<number, void>>();
   readonly #collected = new CollectionWatch((record) => this.#reclaim(record));
   #reclaimed = 0;
 
@@ -396,21 +398,15 @@ export class CudaBackend extends KernelBackend {
     }
     if (record.values !== undefined) return typedValues(record.values, record.dtype);
     this.#refuseInCapture();
-    const block = record.block ?? this.#materialize(record);
     const values = emptyValues(record.dtype, record.size);
-    const bytes = bytesOf(values);
-    const buffer = this.#reads.take();
-    this.#allocator.retain(block);
+    const steps = this.#fetch(record, bytesOf(values));
+    this.#reading.add(steps);
     try {
-      for (let done = 0; done < bytes.length; done += CHUNK_BYTES) {
-        const event = this.#fetch(block, done, bytes.length, buffer.address);
-        await this.#events.reached(event);
-        this.#events.recycle(event, 'plain');
-        bytes.set(buffer.bytes.subarray(0, Math.min(CHUNK_BYTES, bytes.length - done)), done);
+      for (let step = steps.next(); step.done !== true; step = steps.next()) {
+        await this.#events.reached(step.value);
       }
     } finally {
-      this.#allocator.free(block);
-      this.#reads.recycle(buffer);
+      this.#reading.delete(steps);
     }
     return values;
   }
@@ -426,20 +422,8 @@ export class CudaBackend extends KernelBackend {
     }
     if (record.values !== undefined) return typedValues(record.values, record.dtype);
     this.#refuseInCapture();
-    const block = record.block ?? this.#materialize(record);
     const values = emptyValues(record.dtype, record.size);
-    const bytes = bytesOf(values);
-    const buffer = this.#reads.take();
-    try {
-      for (let done = 0; done < bytes.length; done += CHUNK_BYTES) {
-        const event = this.#fetch(block, done, bytes.length, buffer.address);
-        this.#events.wait(event);
-        this.#events.recycle(event, 'plain');
-        bytes.set(buffer.bytes.subarray(0, Math.min(CHUNK_BYTES, bytes.length - done)), done);
-      }
-    } finally {
-      this.#reads.recycle(buffer);
-    }
+    for (const event of this.#fetch(record, bytesOf(values))) this.#events.wait(event);
     return values;
   }
 
@@ -502,6 +486,9 @@ export class CudaBackend extends KernelBackend {
     f();
     const end = this.#events.record('timing');
     await this.#events.reached(end);
+    if (this.#events.isDisposed) {
+      throw new D2DMoEError('CUDA_DISPOSED', 'The backend cuda was disposed while time() waited.');
+    }
     const wallMs = performance.now() - begin;
     const kernelMs = this.#events.elapsed(start, end);
     this.#events.recycle(start, 'timing');
@@ -517,9 +504,13 @@ export class CudaBackend extends KernelBackend {
     return 1e-7;
   }
 
-  /** Waits for the device and gives everything back; tensors of this backend are gone. */
+  /** Waits for the device, ends the reads that are under way and gives everything back; tensors of this backend are gone. */
   override dispose(): void {
     this.driver.cuStreamSynchronize(this.stream);
+    // What they read from and into goes with the context.
+    for (const steps of this.#reading) {
+      for (const event of steps) this.#events.wait(event);
+    }
     this.#allocator.dispose();
     this.#modules.unload();
     this.#events.dispose();
@@ -594,12 +585,27 @@ export class CudaBackend extends KernelBackend {
   }
 
   /** Enqueues the copy of one chunk to the host; the event is reached when it is there. */
-  #fetch(block: Block, offset: number, bytes: number, to: number): number {
+  /** Copies a tensor's memory to the host in steps, each of which is to go on once the event that it gave is reached. */
+  *#fetch(record: TensorRecord, bytes: Uint8Array): Generator<number, void> {
     const { driver, stream } = this;
-    const count = Math.min(CHUNK_BYTES, bytes - offset);
-    const result = driver.cuMemcpyDtoHAsync_v2(to, block.pointer + offset, count, stream);
-    check(driver, result, 'cuMemcpyDtoHAsync');
-    return this.#events.record('plain');
+    const block = record.block ?? this.#materialize(record);
+    const buffer = this.#reads.take();
+    this.#allocator.retain(block);
+    try {
+      for (let done = 0; done < bytes.length; done += CHUNK_BYTES) {
+        const count = Math.min(CHUNK_BYTES, bytes.length - done);
+        const from = block.pointer + done;
+        const result = driver.cuMemcpyDtoHAsync_v2(buffer.address, from, count, stream);
+        check(driver, result, 'cuMemcpyDtoHAsync');
+        const event = this.#events.record('plain');
+        yield event;
+        this.#events.recycle(event, 'plain');
+        bytes.set(buffer.bytes.subarray(0, count), done);
+      }
+    } finally {
+      this.#allocator.free(block);
+      this.#reads.recycle(buffer);
+    }
   }
 
   #refuseInCapture(): void {

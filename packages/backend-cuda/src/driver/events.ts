@@ -11,6 +11,8 @@ export class Events {
   readonly #context: Context;
   readonly #idle: { plain: number[]; timing: number[] } = { plain: [], timing: [] };
   readonly #out = new BigUint64Array(1);
+  /** Whether dispose() was called: all work was done by then. */
+  isDisposed = false;
 
   constructor(context: Context) {
     this.#context = context;
@@ -36,6 +38,7 @@ export class Events {
 
   /** Whether the device has got as far as the event. */
   isReached(event: number): boolean {
+    if (this.isDisposed) return true;
     const { driver } = this.#context;
     const result = driver.cuEventQuery(event);
     if (result === CUDA_ERROR_NOT_READY) return false;
@@ -67,7 +70,9 @@ export class Events {
     return milliseconds[0] ?? 0;
   }
 
+  /** Comes after the stream was synchronized. */
   dispose(): void {
+    this.isDisposed = true;
     for (const event of [...this.#idle.plain, ...this.#idle.timing]) {
       this.#context.driver.cuEventDestroy_v2(event);
     }
