@@ -93,6 +93,7 @@ export const DESC_TRANSA = 3;
 export const DESC_TRANSB = 4;
 export const DESC_EPILOGUE = 7;
 export const DESC_BIAS_POINTER = 8;
+export const EPILOGUE_RELU = 2;
 export const EPILOGUE_BIAS = 4;
 export const LAYOUT_BATCH_COUNT = 5;
 export const LAYOUT_STRIDED_BATCH_OFFSET = 6;

@@ -102,6 +102,23 @@ test('a bias is set again only when it has moved', () => {
   expect(pointers()).toEqual([[0x900n], [0xa00n]]);
 });
 
+test('the library adds the bias and applies relu itself, other activations not', () => {
+  const epilogue = (product: Partial<Product>) => {
+    const { lt, of } = recordingLt([0]);
+    void new LtPlan(lt, 99, slot(), full(product), 4096, 1);
+    return of('cublasLtMatmulDescSetAttribute').flatMap(([, attribute, value]) =>
+      attribute === 7 ? (value as number[]) : [],
+    );
+  };
+  expect(epilogue({})).toEqual([]);
+  expect(epilogue({ activation: 'elu' })).toEqual([]);
+  expect(epilogue({ activation: 'relu' })).toEqual([2]);
+  expect(epilogue({ bias: 256 })).toEqual([4]);
+  expect(epilogue({ bias: 256, activation: 'relu' })).toEqual([6]);
+  expect(planKey(full({ activation: 'relu' }))).not.toBe(planKey(full({})));
+  expect(planKey(full({ activation: 'elu' }))).toBe(planKey(full({})));
+});
+
 test('alignment is that of every address, and of the steps of a batch', () => {
   expect(alignmentOf(full({}))).toBe(256);
   expect(alignmentOf(full({ a: 256 + 16 }))).toBe(16);

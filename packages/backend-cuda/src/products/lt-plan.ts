@@ -10,6 +10,7 @@ import {
   DESC_TRANSA,
   DESC_TRANSB,
   EPILOGUE_BIAS,
+  EPILOGUE_RELU,
   HEURISTIC_BYTES,
   HEURISTIC_STATE_OFFSET,
   LAYOUT_BATCH_COUNT,
@@ -44,6 +45,9 @@ export function alignmentOf(product: FullProduct): number {
   return alignment;
 }
 
+/** Whether cuBLASLt applies a product's activation itself. */
+export const fusesActivation = ({ activation }: FullProduct): boolean => activation === 'relu';
+
 /** What two products have in common that can share a plan. */
 export function planKey(product: FullProduct): string {
   const { batch, m, n, k, transposeA, transposeB, operands, result, tf32, bias } = product;
@@ -53,7 +57,8 @@ export function planKey(product: FullProduct): string {
     (operands === 'bf16' ? 4 : 0) |
     (result === 'bf16' ? 8 : 0) |
     (tf32 ? 16 : 0) |
-    (bias === undefined ? 0 : 32);
+    (bias === undefined ? 0 : 32) |
+    (fusesActivation(product) ? 64 : 0);
   const strides =
     batch === 1 ? '' : `,${batch},${product.strideA},${product.strideB},${product.strideOut}`;
   return `${m},${n},${k},${flags},${alignmentOf(product)}${strides}`;
@@ -99,8 +104,11 @@ export class LtPlan {
     this.#desc = Number(out[0]);
     this.#set(DESC_TRANSA, new Int32Array([transposeB ? 1 : 0]));
     this.#set(DESC_TRANSB, new Int32Array([transposeA ? 1 : 0]));
+    const epilogue =
+      (product.bias === undefined ? 0 : EPILOGUE_BIAS) |
+      (fusesActivation(product) ? EPILOGUE_RELU : 0);
+    if (epilogue !== 0) this.#set(DESC_EPILOGUE, new Uint32Array([epilogue]));
     if (product.bias !== undefined) {
-      this.#set(DESC_EPILOGUE, new Uint32Array([EPILOGUE_BIAS]));
       this.#bias[0] = BigInt(product.bias);
       this.#set(DESC_BIAS_POINTER, this.#bias);
     }

@@ -1,5 +1,6 @@
 import type { CudaBackend } from '../backend.js';
 import { activate } from './activate.js';
+import { fusesActivation } from './lt-plan.js';
 import { LtProducts } from './lt-products.js';
 import { ownProduct } from './own-product.js';
 import { complete, type Product } from './product.js';
@@ -24,6 +25,8 @@ export function ltProducts(backend: CudaBackend): LtProducts {
 export function matMul(backend: CudaBackend, product: Product): void {
   const full = complete(backend.precision, product);
   if (full.batch === 0 || full.m === 0 || full.n === 0) return;
-  if (full.k === 0 || !ltProducts(backend).enqueue(full)) ownProduct(backend, full);
+  const isByLibrary = full.k > 0 && ltProducts(backend).enqueue(full);
+  if (isByLibrary && fusesActivation(full)) return;
+  if (!isByLibrary) ownProduct(backend, full);
   activate(backend, full);
 }
