@@ -13,7 +13,9 @@ const { build } = await import('./workspace/build.mjs');
 const { run, endLike } = await import('./workspace/children.mjs');
 const { runGates } = await import('./workspace/gates.mjs');
 const { install, installBenchPeers } = await import('./workspace/install.mjs');
+const { create } = await import('./workspace/new.mjs');
 const { root, settleEnvironment } = await import('./workspace/paths.mjs');
+const { release } = await import('./workspace/release.mjs');
 
 /** @type {Record<string, (args: string[]) => Promise<void>>} */
 const tasks = {
@@ -21,6 +23,8 @@ const tasks = {
   d2dmoe: app,
   build: () => build(),
   bench,
+  release,
+  new: create,
   test: (args) => runGates(args),
 };
 

@@ -1,0 +1,104 @@
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { build } from './build.mjs';
+import { endLike, requireSuccess, run } from './children.mjs';
+import { packAll } from './pack.mjs';
+import { root } from './paths.mjs';
+
+const usage = `usage: npm run release -- [--dry-run | --check REF | --version]
+
+  --dry-run    pack every package and show what would go out
+  --check REF  fail where a package has changed since REF and no changeset says so
+  --version    raise the versions, and write the changelogs, that the changesets ask for
+Without an option it publishes every package whose version is not on the registry yet.`;
+
+/**
+ * Publishes the packages, or does one of the steps before that.
+ *
+ * @param {string[]} args
+ */
+export async function release(args) {
+  const options = read(args);
+  if (options === undefined) return;
+  if (options.check !== undefined) {
+    endLike(await run('changeset', ['status', `--since=${options.check}`]));
+  } else if (options.version) {
+    requireSuccess(await run('changeset', ['version']), 'the versions could not be raised.');
+    // The lockfile names the packages' versions.
+    endLike(await run('pnpm', ['install', '--lockfile-only']));
+  } else {
+    await build();
+    requireKernels();
+    if (options['dry-run']) await show();
+    else endLike(await run('changeset', ['publish']));
+  }
+}
+
+/** @param {string[]} args */
+function read(args) {
+  try {
+    return parseArgs({
+      args,
+      options: {
+        'dry-run': { type: 'boolean', default: false },
+        check: { type: 'string' },
+        version: { type: 'boolean', default: false },
+      },
+    }).values;
+  } catch (error) {
+    console.error(`error: ${error instanceof Error ? error.message : error}\n${usage}`);
+    process.exitCode = 2;
+    return undefined;
+  }
+}
+
+/** A backend without its kernels must not go out: where nvcc is missing, a build leaves them out. */
+function requireKernels() {
+  const folder = join(root, 'packages/backend-cuda/dist/ptx');
+  const count = (/** @type {string} */ path, /** @type {string} */ suffix) =>
+    existsSync(path) ? readdirSync(path).filter((name) => name.endsWith(suffix)).length : 0;
+  if (count(folder, '.ptx') >= count(join(root, 'kernels/cuda'), '.cu')) return;
+  console.error(
+    `error: ${folder} lacks kernel modules: node tools/build-cuda.mjs makes them and needs nvcc.`,
+  );
+  process.exit(1);
+}
+
+/** Packs every package and prints a table of what would be published. */
+async function show() {
+  const folder = mkdtempSync(join(tmpdir(), 'd2dmoe-release-'));
+  try {
+    const next = await plannedVersions(folder);
+    const packed = await packAll(folder);
+    const width = Math.max(...packed.map(({ name }) => name.length));
+    for (const { name, version, size, files } of packed) {
+      const planned = next.get(name);
+      const versions = planned === undefined ? version : `${version} → ${planned}`;
+      const kilobytes = `${(size / 1000).toFixed(1)} kB`.padStart(12);
+      console.log(
+        `${name.padEnd(width)}  ${versions.padEnd(16)}${kilobytes}  ${files.length} files`,
+      );
+    }
+    console.log('Nothing was published.');
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/**
+ * What the changesets would raise the versions to, by package.
+ *
+ * @param {string} folder For a file in between.
+ */
+async function plannedVersions(folder) {
+  const file = join(folder, 'status.json');
+  requireSuccess(
+    await run('changeset', ['status', `--output=${file}`], { quiet: true }),
+    'the changesets could not be read.',
+  );
+  /** @type {{ releases: { name: string, newVersion: string }[] }} */
+  const { releases } = JSON.parse(readFileSync(file, 'utf8'));
+  return new Map(releases.map(({ name, newVersion }) => [name, newVersion]));
+}
