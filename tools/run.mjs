@@ -23,6 +23,7 @@ const tasks = {
   d2dmoe: app,
   build: () => build(),
   bench,
+  docs,
   release,
   new: create,
   test: (args) => runGates(args),
@@ -37,9 +38,15 @@ async function app(args) {
 /** @param {string[]} args */
 async function bench(args) {
   await build('@d2dmoe/bench');
-  // The card's bench has none of them.
-  if (args[0] !== 'cuda') await installBenchPeers();
+  // Those of the card and of WebGPU have none of them.
+  if (!['cuda', 'webgpu'].includes(args[0] ?? '')) await installBenchPeers();
   await runScript('tools/bench/dist/main.js', args);
+}
+
+/** @param {string[]} args */
+async function docs(args) {
+  await build();
+  await runScript('tools/api/site.mjs', args);
 }
 
 /**

@@ -13,13 +13,12 @@ const usage =
  * @param {string[]} args
  */
 export async function create([kind = '', name = '', ...rest]) {
-  const makers = { package: newPackage, kernel: newKernel };
-  const isKind = (/** @type {string} */ word) => word === 'package' || word === 'kernel';
-  if (!isKind(kind) || rest.length > 0 || !/^[a-z][a-z0-9]*(-[a-z0-9]+)*$/.test(name)) {
+  const isKind = kind === 'package' || kind === 'kernel';
+  if (!isKind || rest.length > 0 || !/^[a-z][a-z0-9]*(-[a-z0-9]+)*$/.test(name)) {
     fail(usage);
     return;
   }
-  const { files, edits, next } = makers[/** @type {keyof typeof makers} */ (kind)](name);
+  const { files, edits, next } = (kind === 'package' ? newPackage : newKernel)(name);
   const taken = Object.keys(files).find((path) => existsSync(join(root, path)));
   if (taken !== undefined) {
     fail(`${taken} is there already: choose another name.`);

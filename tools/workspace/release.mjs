@@ -48,7 +48,7 @@ function read(args) {
       },
     }).values;
   } catch (error) {
-    console.error(`error: ${error instanceof Error ? error.message : error}\n${usage}`);
+    console.error(`error: ${error instanceof Error ? error.message : String(error)}\n${usage}`);
     process.exitCode = 2;
     return undefined;
   }
