@@ -1,4 +1,5 @@
-// The expert op for few rows: up to 16 a launch, and as fast as memory gives the selected experts' weights.
+// The expert op for few rows: up to 16 a launch, and as fast as memory gives the selected experts' weights. On Hopper up
+// to three rows are experts-few.sm90a.cu's.
 //
 // A block stays on each multiprocessor. The neurons of all selected experts (of the union over the rows), in order, are
 // cut into equal runs, one a block, whatever the experts' size. A block reads the up (and gate) rows of its run once for

@@ -2,10 +2,10 @@
 // between them.
 //
 // Work is a table of tiles (experts-segments.cu): up to 128 rows that all run the same one or two units of neurons. A
-// block stays on its multiprocessor and takes every gridDim-th tile. Of its first warpgroup one thread copies weights by
+// block stays on its multiprocessor and takes one tile of each gridDim. Of its first warpgroup one thread copies weights by
 // the bulk tensor copy engine into a ring of 32 KB slots; two warps gather 64 of the tile's rows of x each, by 16-byte
 // copies into rings of 8 KB slots, swizzled as the engine would. Two more warpgroups have 64 rows each: they multiply the
-// rows by the units' up rows, 64 deep a step, into sums that begin as the biases. Activated, masked and rounded to 16
+// rows by the units' up rows, 64 deep a step. With biases added, activated, masked and rounded to 16
 // bits these are the left operand, in registers, of the product with the units' down rows, 128 output columns at a time.
 // The products of the next columns are under way while results leave: four lanes exchange what makes 16 contiguous bytes
 // a lane.
@@ -14,13 +14,14 @@
 #include "hopper-activations.cuh"
 #include "hopper-results.cuh"
 
-constexpr int EXPERTS_MANY_A = 8192, EXPERTS_MANY_B = 32768, EXPERTS_MANY_SLOTS_A = 3, EXPERTS_MANY_SLOTS_B = 5;
+constexpr int EXPERTS_MANY_A = 8192, EXPERTS_MANY_B = 32768, EXPERTS_MANY_SLOTS_A = 4, EXPERTS_MANY_SLOTS_B = 5;
 constexpr int EXPERTS_MANY_COLUMNS = 128;
 typedef hopper_ring<EXPERTS_MANY_SLOTS_A> experts_ring_a;
 typedef hopper_ring<EXPERTS_MANY_SLOTS_B> experts_ring_b;
-typedef hopper_ring<2> experts_ring_facts;
+typedef hopper_ring<1> experts_ring_facts;
 
-// Where results go. ADD: into the token's row, which holds the bias at first. STORE: a token's first segment becomes its
+// Where results go. ADD: into the token's row, which holds the bias at first; a token's only segment (its place is beyond
+// `rows`) is stored there, with the bias. STORE: a token's first segment becomes its
 // row, others go to a list of rows of their own, [segments - 1, rows, d_out]; experts_segments_combine adds them up.
 enum { EXPERTS_ADD, EXPERTS_STORE };
 
@@ -31,7 +32,7 @@ struct experts_many_call {
   const unsigned *list;
   const int *header;
   const unsigned *mask;
-  const float *up_bias, *gate_bias;
+  const float *up_bias, *gate_bias, *down_bias;
   void *out, *others;
   int rows, d, pitch, d_out, words;
   experts_units units;
@@ -119,6 +120,16 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
         // The neurons of one expert; in a part of an expert, those that it has. Bits past a unit's experts are zero.
         const int size = units.parts > 1 ? units.neurons(u ? facts.tile.w : facts.tile.z) : units.size;
         const unsigned chosen[2] = {facts.chosen[u][row], facts.chosen[u][row + 8]};
+        if (size % 8 == 0) {
+          // Eight neurons are of one expert.
+#pragma unroll
+          for (int j = 0; j < WIDTH / 8; j++) {
+            const int expert = min(31, 8 * j / size);
+#pragma unroll
+            for (int half = 0; half < 2; half++) hidden[u * WIDTH / 4 + 2 * j + half] &= 0u - (chosen[half] >> expert & 1);
+          }
+          continue;
+        }
         const unsigned per_size = size > 1 ? 0xffffffffu / size + 1 : 0xffffffffu;
         auto expert_of = [&](int neuron) { return min(31u, __umulhi(neuron, per_size)); };
 #pragma unroll
@@ -136,18 +147,29 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
     if (lane == 0) hopper_arrive(facts_done);
   }
 
+  // Where results are added, a token's only segment is stored, with the bias.
   T *to[2];
+  bool alone[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const bool first = place[half] < (unsigned)call.rows;
+    alone[half] = call.mode == EXPERTS_ADD && !first;
     if (call.mode == EXPERTS_ADD || first)
       to[half] = static_cast<T *>(call.out) + (long long)(place[half] % (unsigned)call.rows) * call.d_out;
     else
       to[half] = static_cast<T *>(call.others) + (long long)(place[half] - (unsigned)call.rows) * call.d_out;
   }
+  const bool biased = __any_sync(0xffffffffu, alone[0] || alone[1]) && call.down_bias;
 
-  // The products of 128 columns. A slot has 128 neurons: boxes of 64 neurons by 64 columns.
-  auto multiply = [&](float(&sum)[64]) {
+  experts_ring_b done = b_ring;
+  auto release = [&] {
+    if (lane == 0) hopper_arrive(done.empty());
+    done.next();
+  };
+  // The products of 128 columns; BEFORE: the slots of the products before are given back one by one meanwhile. A slot has
+  // 128 neurons: boxes of 64 neurons by 64 columns.
+  constexpr int SLOTS = (HIDDEN + 127) / 128;
+  auto multiply = [&](float(&sum)[64], auto BEFORE) {
 #pragma unroll
     for (int k0 = 0; k0 < HIDDEN; k0 += 128) {
       hopper_wait(b_ring.full(), b_ring.phase);
@@ -158,20 +180,16 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
         hopper_wgmma<T, 1>(sum, hidden[k / 4], hidden[k / 4 + 1], hidden[k / 4 + 2], hidden[k / 4 + 3],
                            hopper_descriptor(box, 8192) + k % 64 / 16 * (2048 / 16), k > 0);
       }
+      hopper_wgmma_commit();
       b_ring.next();
-    }
-    hopper_wgmma_commit();
-  };
-  experts_ring_b done = b_ring;
-  auto release = [&] {
-#pragma unroll
-    for (int k = 0; k < HIDDEN; k += 128) {
-      if (lane == 0) hopper_arrive(done.empty());
-      done.next();
+      if constexpr (decltype(BEFORE)::value) {
+        hopper_wgmma_wait<SLOTS>();
+        release();
+      }
     }
   };
   // Reads the sums only: nothing but products may write to registers that products use while others are under way.
-  auto put = [&](const float(&sum)[64], int column0) {
+  auto put_with = [&](const float(&sum)[64], int column0, auto with_bias) {
 #pragma unroll
     for (int j = 0; j < 16; j += 4) {
       const int column = column0 + j * 8 + 8 * t;
@@ -182,12 +200,31 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
         for (int i = 0; i < 4; i++) w[i] = hopper_pack<T>(sum[4 * (j + i) + 2 * half], sum[4 * (j + i) + 2 * half + 1]);
         hopper_exchange(w, t);
         if (!there[half] || column >= call.d_out) continue;
-        if (call.mode == EXPERTS_ADD)
+        if (call.mode == EXPERTS_ADD && !alone[half]) {
           hopper_add16<T>(to[half] + column, w);
-        else
-          *reinterpret_cast<uint4 *>(to[half] + column) = make_uint4(w[0], w[1], w[2], w[3]);
+          continue;
+        }
+        if constexpr (decltype(with_bias)::value) {
+          if (alone[half]) {
+#pragma unroll
+            for (int i = 0; i < 4; i += 2) {
+              const float4 bias = __ldg(reinterpret_cast<const float4 *>(call.down_bias + column + 2 * i));
+              const T *four = reinterpret_cast<const T *>(&w[i]);
+              const unsigned low = hopper_pack<T>(to_float(four[0]) + bias.x, to_float(four[1]) + bias.y);
+              w[i + 1] = hopper_pack<T>(to_float(four[2]) + bias.z, to_float(four[3]) + bias.w);
+              w[i] = low;
+            }
+          }
+        }
+        *reinterpret_cast<uint4 *>(to[half] + column) = make_uint4(w[0], w[1], w[2], w[3]);
       }
     }
+  };
+  auto put = [&](const float(&sum)[64], int column0) {
+    if (biased)
+      put_with(sum, column0, std::true_type());
+    else
+      put_with(sum, column0, std::false_type());
   };
   constexpr int STEP = EXPERTS_MANY_COLUMNS;
   float even[64], odd[64];
@@ -195,20 +232,18 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
   for (int i = 0; i < 64; i++) even[i] = odd[i] = 0.0f;
   // PAIRS times 256 columns in one go: the compiler keeps products under way only where nothing branches between them.
   auto run = [&](auto pairs, int column0) {
-    multiply(even);
+    multiply(even, std::false_type());
 #pragma unroll
     for (int i = 0; i < decltype(pairs)::value; i++, column0 += 2 * STEP) {
-      multiply(odd);
-      hopper_wgmma_wait<1>();
-      release();
+      multiply(odd, std::true_type());
       put(even, column0);
       if (i + 1 < decltype(pairs)::value) {
-        multiply(even);
-        hopper_wgmma_wait<1>();
+        multiply(even, std::true_type());
       } else {
         hopper_wgmma_wait<0>();
+#pragma unroll
+        for (int k = 0; k < HIDDEN; k += 128) release();
       }
-      release();
       put(odd, column0 + STEP);
     }
   };
@@ -219,14 +254,14 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
 
 template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void experts_many(const experts_many_call &call) {
   DYNAMIC_SHARED(unsigned char, shared);
-  const unsigned a_base = (hopper_address(shared) + 1023) / 1024 * 1024;
+  const unsigned a_base = hopper_address(shared);  // of 1024 bytes' alignment, nothing else being in shared memory
   const unsigned b_base = a_base + 2 * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A, barriers = b_base + EXPERTS_MANY_SLOTS_B * EXPERTS_MANY_B;
   const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   experts_ring_b b_ring{barriers};
   auto a_ring_of = [&](int consumer) { return experts_ring_a{barriers + (EXPERTS_MANY_SLOTS_B + consumer * EXPERTS_MANY_SLOTS_A) * 16}; };
   experts_ring_facts facts_ring{barriers + (EXPERTS_MANY_SLOTS_B + 2 * EXPERTS_MANY_SLOTS_A) * 16};
-  // Behind the barriers, which take 208 bytes.
-  experts_many_facts *facts = reinterpret_cast<experts_many_facts *>(shared + (barriers - hopper_address(shared)) + 256);
+  // Behind the barriers, which take 224 bytes.
+  experts_many_facts &facts = *reinterpret_cast<experts_many_facts *>(shared + (barriers - a_base) + 224);
 
   if (threadIdx.x == 0) {
     b_ring.init(1, 8);
@@ -237,10 +272,12 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   __syncthreads();
 
   const int tiles = *call.header, steps = (call.d + 63) / 64;
+  // Every other turn goes backwards: what is left of the dearer tiles is not always the same block's.
+  auto tile_at = [&](int turn) { return turn * (int)gridDim.x + (turn % 2 ? (int)(gridDim.x - 1 - blockIdx.x) : (int)blockIdx.x); };
   if (warpgroup == 0) {
     hopper_registers_fewer<40>();
     if (threadIdx.x == 0) {
-      for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
+      for (int turn = 0, index; (index = tile_at(turn)) < tiles; turn++) {
         const int4 tile = call.tiles[index];
         const int units = tile.w < 0 ? 1 : 2;
         const int first[2] = {call.units.first_neuron(tile.z), tile.w < 0 ? 0 : call.units.first_neuron(tile.w)};
@@ -271,53 +308,70 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
         }
       }
     } else if (warp == 1) {
-      for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
-        const int4 tile = call.tiles[index];
-        experts_many_facts &f = facts[facts_ring.slot];
+      // Everything is read before anything is written: reads that wait for one another would take longer than a tile.
+      int4 tile = tile_at(0) < tiles ? call.tiles[tile_at(0)] : make_int4(0, 0, 0, 0);
+      for (int turn = 0; tile_at(turn) < tiles; turn++) {
+        experts_many_facts &f = facts;
+        const int next = tile_at(turn + 1);
+        const int4 tile_then = next < tiles ? call.tiles[next] : tile;
         hopper_wait(facts_ring.empty(), facts_ring.phase ^ 1);
         if (lane == 0) f.tile = tile;
         unsigned place[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) place[i] = call.list[tile.x + min(tile.y - 1, lane + 32 * i)];
+        for (int i = 0; i < 4; i++) place[i] = call.list[tile.x + max(0, min(tile.y - 1, lane + 32 * i))];
+        {
+          float bias[2 * WIDTH / 32];
 #pragma unroll
-        for (int i = 0; i < 2 * WIDTH; i += 32) {
-          const int neuron = call.units.first_neuron(GATED || i < WIDTH ? tile.z : max(0, tile.w)) + (i + lane) % WIDTH;
-          const float *bias = GATED && i >= WIDTH ? call.gate_bias : call.up_bias;
-          f.bias[i + lane] = bias && neuron < call.units.experts * call.units.size ? bias[neuron] : 0.0f;
+          for (int i = 0; i < 2 * WIDTH; i += 32) {
+            const int neuron = call.units.first_neuron(GATED || i < WIDTH ? tile.z : max(0, tile.w)) + (i + lane) % WIDTH;
+            const float *from = GATED && i >= WIDTH ? call.gate_bias : call.up_bias;
+            bias[i / 32] = from && neuron < call.units.experts * call.units.size ? from[neuron] : 0.0f;
+          }
+#pragma unroll
+          for (int i = 0; i < 2 * WIDTH; i += 32) f.bias[i + lane] = bias[i / 32];
         }
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-          f.place[lane + 32 * i] = place[i];
-          const unsigned *mask = call.mask + (long long)(place[i] % (unsigned)call.rows) * call.words;
-          const bool part = call.units.per_unit == 1;
-          f.chosen[0][lane + 32 * i] = part ? 1 : call.units.chosen(mask, call.words, tile.z);
-          f.chosen[1][lane + 32 * i] = part || tile.w < 0 ? 1 : call.units.chosen(mask, call.words, tile.w);
+        for (int i = 0; i < 4; i++) f.place[lane + 32 * i] = place[i];
+        if (call.units.per_unit > 1) {
+#pragma unroll
+          for (int u = 0; u < 2; u++) {
+            unsigned chosen[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+              chosen[i] = call.units.chosen(call.mask + (long long)(place[i] % (unsigned)call.rows) * call.words, call.words, max(0, u ? tile.w : tile.z));
+#pragma unroll
+            for (int i = 0; i < 4; i++) f.chosen[u][lane + 32 * i] = chosen[i];
+          }
+        } else {
+#pragma unroll
+          for (int i = 0; i < 4; i++) f.chosen[0][lane + 32 * i] = f.chosen[1][lane + 32 * i] = 1;
         }
         hopper_arrive(facts_ring.full());
         facts_ring.next();
+        tile = tile_then;
       }
     } else if (warp >= 2) {
       // Eight lanes copy 128 bytes of a row.
       const int consumer = warp - 2, first_row = consumer * 64, piece = lane % 8;
       experts_ring_a a_ring = a_ring_of(consumer);
       const unsigned to0 = a_base + consumer * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A + lane / 8 * 128;
-      for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
+      for (int turn = 0, index; (index = tile_at(turn)) < tiles; turn++) {
         const int4 tile = call.tiles[index];
         if (first_row >= tile.y) continue;
-        unsigned token[2];
+        // Where the rows begin that this lane copies of, in 16 bytes: a step has no time to look them up.
+        unsigned rows[16];
 #pragma unroll
-        for (int half = 0; half < 2; half++)
-          token[half] = call.list[tile.x + min(tile.y - 1, first_row + lane + 32 * half)] % (unsigned)call.rows;
+        for (int i = 0; i < 16; i++) {
+          const unsigned row = call.list[tile.x + min(tile.y - 1, first_row + i * 4 + lane / 8)] % (unsigned)call.rows;
+          rows[i] = row * (unsigned)(call.pitch / 8);
+        }
         for (int step = 0; step < steps; step++) {
           hopper_wait(a_ring.empty(), a_ring.phase ^ 1);
           const int column = step * 64 + piece * 8, bytes = min(16, max(0, (call.d - column) * 2));
-          const T *from = static_cast<const T *>(call.x) + (bytes > 0 ? column : 0);
+          const uint4 *from = static_cast<const uint4 *>(call.x) + (bytes > 0 ? column / 8 : 0);
           const unsigned to = to0 + a_ring.slot * EXPERTS_MANY_A;
 #pragma unroll
-          for (int i = 0; i < 16; i++) {
-            const unsigned row = __shfl_sync(0xffffffffu, token[i / 8], i % 8 * 4 + lane / 8);
-            hopper_copy16(to + i * 512 + ((piece ^ ((i * 4 + lane / 8) & 7)) * 16), from + (long long)row * call.pitch, bytes);
-          }
+          for (int i = 0; i < 16; i++) hopper_copy16(to + i * 512 + ((piece ^ ((i * 4 + lane / 8) & 7)) * 16), from + rows[i], bytes);
           hopper_arrive_copied(a_ring.full());
           a_ring.next();
         }
@@ -328,8 +382,8 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
     const int consumer = warpgroup - 1, first_row = consumer * 64;
     experts_ring_a a_ring = a_ring_of(consumer);
     const unsigned a_slots = a_base + consumer * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A;
-    for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
-      const experts_many_facts &f = facts[facts_ring.slot];
+    for (int turn = 0, index; (index = tile_at(turn)) < tiles; turn++) {
+      const experts_many_facts &f = facts;
       hopper_wait(facts_ring.full(), facts_ring.phase);
       const int units = f.tile.w < 0 ? 1 : 2;
       if (first_row >= f.tile.y) {
@@ -352,16 +406,16 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
     }
   }
 }
-[[maybe_unused]] constexpr int EXPERTS_MANY_SHARED = 1024 + 2 * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A + EXPERTS_MANY_SLOTS_B * EXPERTS_MANY_B + 256 + 2 * (int)sizeof(experts_many_facts);
+[[maybe_unused]] constexpr int EXPERTS_MANY_SHARED = 2 * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A + EXPERTS_MANY_SLOTS_B * EXPERTS_MANY_B + 224 + (int)sizeof(experts_many_facts);
 
 #define EXPERTS_MANY(NAME, T, WIDTH, GATED)                                                                              \
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                   \
       NAME(const __grid_constant__ hopper_map up, const __grid_constant__ hopper_map gate,                               \
            const __grid_constant__ hopper_map down, const void *x, const int4 *tiles, const unsigned *list,              \
-           const int *header, const unsigned *mask, const float *up_bias, const float *gate_bias, \
+           const int *header, const unsigned *mask, const float *up_bias, const float *gate_bias, const float *down_bias, \
            void *out, void *others, int rows, int d, int pitch, int d_out, int words, int experts, int size,             \
            int per_unit, int parts, int activation, int mode) {                                                          \
-    experts_many<T, WIDTH, GATED>({&up, &gate, &down, x, tiles, list, header, mask, up_bias, gate_bias, out,  \
+    experts_many<T, WIDTH, GATED>({&up, &gate, &down, x, tiles, list, header, mask, up_bias, gate_bias, down_bias, out,  \
                                    others, rows, d, pitch, d_out, words, {experts, size, per_unit, parts, WIDTH},        \
                                    activation, mode});                                                                   \
   }

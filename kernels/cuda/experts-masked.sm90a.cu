@@ -79,19 +79,26 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
         products_tile_at<16>(index, tile_rows, tile_columns, tile_row, tile_column);
         experts_masked_facts &f = facts[facts_ring.slot];
         hopper_wait(facts_ring.empty(), facts_ring.phase ^ 1);
+        // Everything is read before anything is written: reads that wait for one another take longer than a tile.
+        float biases[8];
 #pragma unroll
-        for (int i = 0; i < 256; i += 32) {
-          const int column = tile_column * WIDE + (i + lane) % WIDE;
-          const float *from = i < WIDE ? bias : gate_bias;
-          f.bias[i + lane] = from && column < columns ? from[column] : 0.0f;
+        for (int i = 0; i < 8; i++) {
+          const int column = tile_column * WIDE + (i * 32 + lane) % WIDE;
+          const float *from = i * 32 < WIDE ? bias : gate_bias;
+          biases[i] = from && column < columns ? from[column] : 0.0f;
         }
+#pragma unroll
+        for (int i = 0; i < 8; i++) f.bias[i * 32 + lane] = biases[i];
         if constexpr (KIND != EXPERTS_DOWN) {
           const int word0 = expert_of(tile_column * WIDE) / 32;
+          unsigned read[12];
 #pragma unroll
           for (int i = 0; i < 12; i++) {
             const int row = min(rows - 1, tile_row * 128 + i % 4 * 32 + lane), word = word0 + i / 4;
-            f.words[i / 4][i % 4 * 32 + lane] = word < words ? mask[(long long)row * words + word] : 0;
+            read[i] = word < words ? mask[(long long)row * words + word] : 0;
           }
+#pragma unroll
+          for (int i = 0; i < 12; i++) f.words[i / 4][i % 4 * 32 + lane] = read[i];
         }
         hopper_arrive(facts_ring.full());
         facts_ring.next();
@@ -142,14 +149,15 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
 #pragma unroll
         for (int w = 0; w < 3; w++) words3[half][w] = KIND == EXPERTS_DOWN ? 0 : f.words[w][in_tile + 8 * half];
       }
-      // 16 bits of ones where row `half` runs that expert.
+      // Ones where row `half` runs that expert.
       auto runs = [&](int half, int expert) {
         const int w = expert / 32 - word0;
         const unsigned word = w == 0 ? words3[half][0] : w == 1 ? words3[half][1] : words3[half][2];
-        return 0u - (word >> expert % 32 & 1) & 0xffffu;
+        return 0u - (word >> expert % 32 & 1);
       };
-      // `pair` rounds two values, with up's of a gated layer.
-      auto finish = [&](auto pair) {
+      // `pair` rounds two values, with up's of a gated layer. `whole`: eight columns are of one expert.
+      auto finish_with = [&](auto pair, auto whole) {
+        [[maybe_unused]] constexpr bool WHOLE = decltype(whole)::value;
 #pragma unroll
         for (int j0 = 0; j0 < WIDE / 8; j0 += 4) {
           unsigned w[2][4];
@@ -159,9 +167,9 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
             const float2 b = *reinterpret_cast<const float2 *>(f.bias + local);
             [[maybe_unused]] unsigned keep[2] = {0, 0};
             if constexpr (KIND != EXPERTS_DOWN) {
-              const int first = expert_of(column0 + local), second = expert_of(column0 + local + 1);
+              const int first = expert_of(column0 + (WHOLE ? j * 8 : local)), second = WHOLE ? first : expert_of(column0 + local + 1);
 #pragma unroll
-              for (int half = 0; half < 2; half++) keep[half] = runs(half, first) | runs(half, second) << 16;
+              for (int half = 0; half < 2; half++) keep[half] = runs(half, first) & 0xffffu | (WHOLE ? runs(half, first) : runs(half, second)) << 16;
             }
 #pragma unroll
             for (int half = 0; half < 2; half++) {
@@ -184,6 +192,12 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
               *reinterpret_cast<uint4 *>(to[half] + column) = make_uint4(w[half][0], w[half][1], w[half][2], w[half][3]);
           }
         }
+      };
+      auto finish = [&](auto pair) {
+        if (KIND == EXPERTS_DOWN || size % 8 == 0)
+          finish_with(pair, std::true_type());
+        else
+          finish_with(pair, std::false_type());
       };
       const experts_logistic logistic(activation);
       if constexpr (KIND == EXPERTS_DOWN)

@@ -1,5 +1,5 @@
 // Groups the rows of a masked batch by the units that they run, for experts-many: a counting sort whose counts, places
-// and tiles stay on the device. A group's rows are cut into tiles of 128; tiles of most work come first.
+// and tiles stay on the device. A group's rows are cut into tiles of 128.
 #include "experts-units.cuh"
 
 constexpr int EXPERTS_TILE_ROWS = 128, EXPERTS_THREADS = 256;
@@ -25,119 +25,153 @@ __device__ __forceinline__ int experts_before(int x, int *shared, int &total) {
   return before + sum - x;
 }
 
-// Rows of each group, then by the last block to finish: where each group's rows begin (and the end of the last), where
-// its tiles do, and in `header` the number of tiles. `counts` and the block counter behind it are zero on entry.
-// Where `out` is given, each of its rows becomes the bias.
-//   counts [groups + 1], begins [groups + 1], cursors [groups], tile_begins [2, groups] (of whole tiles, of the rest)
-template <typename T>
-__device__ __forceinline__ void experts_segments_count(const unsigned *__restrict__ mask, int rows, int words,
-                                                       experts_units units, int paired, int *counts, int *begins,
-                                                       int *cursors, int *tile_begins, int *header, T *out,
-                                                       const float *__restrict__ bias, int d_out) {
-  DYNAMIC_SHARED(int, shared);
-  const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count;
-  int *histogram = shared + 32;
-  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS) histogram[i] = 0;
-  __syncthreads();
-  for (GRID_LOOP(row, rows)) {
-    units.segments(mask + row * words, words, paired,
-                   [&](int a, int b, int) { atomicAdd(histogram + experts_group(a, b, pairs), 1); });
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS)
-    if (histogram[i] > 0) atomicAdd(counts + i, histogram[i]);
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) shared[31] = atomicAdd(counts + groups, 1);
-  __syncthreads();
-  const bool last = shared[31] == (int)gridDim.x - 1;
+// How the work is shared out: `blocks` blocks have a range of rows each; `chunks` ranges of blocks are counted apart, so
+// that a group's rows come in the order of the batch, roughly. What is near in time is then near in memory: tiles of all
+// groups whose rows are of the same part of the batch are worked on together.
+struct experts_shares {
+  int blocks, chunks;
+  __device__ __forceinline__ int chunk(int block) const { return (int)((long long)block * chunks / blocks); }
+};
 
-  if (out) {
+// The bins that the table of tiles is sorted by: how far down its group a tile lies, and last those that have rows for one
+// warpgroup only, pairs before single units.
+constexpr int EXPERTS_BINS = 32, EXPERTS_ALL_BINS = EXPERTS_BINS + 2;
+__device__ __forceinline__ int experts_bin(bool single, int rows, int tile) {
+  const int tiles = (rows + EXPERTS_TILE_ROWS - 1) / EXPERTS_TILE_ROWS, left = rows - tile * EXPERTS_TILE_ROWS;
+  return left <= EXPERTS_TILE_ROWS / 2 ? EXPERTS_BINS + single : (int)((2ll * tile + 1) * EXPERTS_BINS / (2 * tiles));
+}
+
+// What becomes of a row's segment: its group in the low bits, its number among the block's rows of that group above.
+constexpr int EXPERTS_GROUP_BITS = 13;
+constexpr unsigned EXPERTS_NO_SEGMENT = 0xffffffff;
+
+// The bias to half of the rows of `out`: to those that have several segments to add, or none.
+template <typename T>
+__device__ __forceinline__ void experts_segments_fill(const unsigned *__restrict__ mask, int rows, int words,
+                                                      experts_units units, int paired, T *__restrict__ out,
+                                                      const float *__restrict__ bias, int d_out, int block, int half) {
+  const int lane = threadIdx.x % 32, middle = rows / 2, end = half ? rows : middle;
+  const int step = (gridDim.x - (blockIdx.x - block)) * EXPERTS_THREADS;
+  for (int row0 = (half ? middle : 0) + block * EXPERTS_THREADS + threadIdx.x / 32 * 32; row0 < end; row0 += step) {
+    int count = 1;
+    if (row0 + lane < end) {
+      count = 0;
+      units.visit(mask + (long long)(row0 + lane) * words, words, [&](int) { count++; });
+      if (paired) count = (count + 1) / 2;
+    }
+    const unsigned needed = __ballot_sync(0xffffffffu, count != 1);
     // A warp writes 512 bytes of a row at a time, the same of one row after the other.
-    const int lane = threadIdx.x % 32, warps = gridDim.x * EXPERTS_THREADS / 32;
     for (int column = lane * 8; column < d_out; column += 256) {
       T values[8];
 #pragma unroll
       for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias ? bias[column + e] : 0.0f);
       const uint4 v = *reinterpret_cast<uint4 *>(values);
-      for (long long row = (blockIdx.x * EXPERTS_THREADS + threadIdx.x) / 32; row < rows; row += warps)
-        *reinterpret_cast<uint4 *>(out + row * d_out + column) = v;
+      for (unsigned rest = needed; rest != 0; rest &= rest - 1)
+        *reinterpret_cast<uint4 *>(out + (long long)(row0 + __ffs(rest) - 1) * d_out + column) = v;
     }
   }
-  if (!last) return;
+}
+
+// Rows of each group by blocks, then by the last of these to finish: where each group's rows begin, chunk by chunk, how
+// many tiles there are, and where each bin of the table begins. `counts` and the block counter behind it are zero on
+// entry. Blocks beyond shares.blocks, where `out` is given, fill its first half.
+//   codes [segments, rows], counts [groups, chunks] + 1, offsets [blocks, groups], begins [groups, chunks] + 1,
+//   bins [EXPERTS_ALL_BINS], header: the number of tiles
+template <typename T>
+__device__ __forceinline__ void experts_segments_count(const unsigned *__restrict__ mask, int rows, int words,
+                                                       experts_units units, int paired, experts_shares shares, int segments,
+                                                       unsigned *codes, int *counts, int *offsets, int *begins, int *bins,
+                                                       int *header, T *out, const float *bias, int d_out) {
+  DYNAMIC_SHARED(int, shared);
+  const int block = blockIdx.x;
+  if (block >= shares.blocks) return experts_segments_fill(mask, rows, words, units, paired, out, bias, d_out, block - shares.blocks, 0);
+  const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count, chunk = shares.chunk(block);
+  int *histogram = shared + 96;
+  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS) histogram[i] = 0;
+  __syncthreads();
+  const int per_block = (rows + shares.blocks - 1) / shares.blocks, end = min(rows, (block + 1) * per_block);
+  for (int row = block * per_block + threadIdx.x; row < end; row += EXPERTS_THREADS) {
+    int number = 0;
+    units.segments(mask + (long long)row * words, words, paired, [&](int a, int b, int) {
+      const int group = experts_group(a, b, pairs), before = atomicAdd(histogram + group, 1);
+      codes[(long long)number++ * rows + row] = group | before << EXPERTS_GROUP_BITS;
+    });
+    if (number < segments) codes[(long long)number * rows + row] = EXPERTS_NO_SEGMENT;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS)
+    offsets[block * groups + i] = histogram[i] > 0 ? atomicAdd(counts + i * shares.chunks + chunk, histogram[i]) : 0;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) shared[95] = atomicAdd(counts + groups * shares.chunks, 1);
+  __syncthreads();
+  if (shared[95] != shares.blocks - 1) return;
 
   __threadfence();
-  const int per_thread = (groups + EXPERTS_THREADS - 1) / EXPERTS_THREADS;
-  const int from = min(groups, (int)threadIdx.x * per_thread), to = min(groups, from + per_thread);
-  // Rows; whole tiles and tiles of the rest of pairs; the same of single units.
-  int sums[5] = {0, 0, 0, 0, 0};
+  int *in_bin = shared + 8;
+  if (threadIdx.x < EXPERTS_ALL_BINS) in_bin[threadIdx.x] = 0;
+  const int all = groups * shares.chunks, per_thread = (all + EXPERTS_THREADS - 1) / EXPERTS_THREADS;
+  const int from = min(all, (int)threadIdx.x * per_thread), to = min(all, from + per_thread);
+  int sum = 0, total;
+  for (int i = from; i < to; i++) sum += __ldcg(counts + i);
+  int at = experts_before(sum, shared, total);
   for (int i = from; i < to; i++) {
-    const int n = atomicAdd(counts + i, 0), single = i >= pairs ? 2 : 0, rest = n % EXPERTS_TILE_ROWS;
-    sums[0] += n;
-    sums[1 + single] += n / EXPERTS_TILE_ROWS + (rest > EXPERTS_TILE_ROWS / 2);
-    sums[2 + single] += rest > 0 && rest <= EXPERTS_TILE_ROWS / 2;
+    begins[i] = at;
+    at += __ldcg(counts + i);
   }
-  int at[5], totals[5];
-#pragma unroll
-  for (int i = 0; i < 5; i++) at[i] = experts_before(sums[i], shared, totals[i]);
-#pragma unroll
-  for (int i = 2; i < 5; i++) {
-#pragma unroll
-    for (int before = 1; before < i; before++) at[i] += totals[before];
+  if (threadIdx.x == 0) begins[all] = total;
+  __syncthreads();
+  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS) {
+    const int n = begins[(i + 1) * shares.chunks] - begins[i * shares.chunks];
+    for (int tile = 0; tile * EXPERTS_TILE_ROWS < n; tile++) atomicAdd(in_bin + experts_bin(i >= pairs, n, tile), 1);
   }
-  for (int i = from; i < to; i++) {
-    const int n = atomicAdd(counts + i, 0), single = i >= pairs ? 2 : 0, rest = n % EXPERTS_TILE_ROWS;
-    begins[i] = cursors[i] = at[0];
-    tile_begins[i] = at[1 + single];
-    tile_begins[groups + i] = at[2 + single];
-    at[0] += n;
-    at[1 + single] += n / EXPERTS_TILE_ROWS + (rest > EXPERTS_TILE_ROWS / 2);
-    at[2 + single] += rest > 0 && rest <= EXPERTS_TILE_ROWS / 2;
-  }
-  if (threadIdx.x == 0) {
-    begins[groups] = totals[0];
-    header[0] = totals[1] + totals[2] + totals[3] + totals[4];
-  }
+  __syncthreads();
+  const int mine = threadIdx.x < EXPERTS_ALL_BINS ? in_bin[threadIdx.x] : 0, begin = experts_before(mine, shared, total);
+  if (threadIdx.x < EXPERTS_ALL_BINS) bins[threadIdx.x] = begin;
+  if (threadIdx.x == 0) header[0] = total;
 }
 
 #define EXPERTS_SEGMENTS_COUNT(NAME, T)                                                                                \
   extern "C" __global__ void __launch_bounds__(256)                                                                    \
       NAME(const unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts, int width,       \
-           int paired, int *counts, int *begins, int *cursors, int *tile_begins, int *header, T *out, const float *bias, \
-           int d_out) {                                                                                                \
-    experts_segments_count<T>(mask, rows, words, {experts, size, per_unit, parts, width}, paired, counts, begins, cursors, \
-                              tile_begins, header, out, bias, d_out);                                                  \
+           int paired, int blocks, int chunks, int segments, unsigned *codes, int *counts, int *offsets, int *begins,  \
+           int *bins, int *header, T *out, const float *bias, int d_out) {                                             \
+    experts_segments_count<T>(mask, rows, words, {experts, size, per_unit, parts, width}, paired, {blocks, chunks},    \
+                              segments, codes, counts, offsets, begins, bins, header, out, bias, d_out);               \
   }
 EXPERTS_SEGMENTS_COUNT(experts_segments_count_bf16, bf16)
 EXPERTS_SEGMENTS_COUNT(experts_segments_count_f16, __half)
 
-// The rows themselves, group by group: token + rows · (number of the segment within its token). And the tiles: where the
-// tile's rows begin, how many, its units.
-template <int THREADS>
-__device__ __forceinline__ void experts_segments_place(const unsigned *__restrict__ mask, int rows, int words,
-                                                       experts_units units, int paired, const int *begins, int *cursors,
-                                                       const int *tile_begins, unsigned *list, int4 *tiles) {
+// The rows themselves, group by group: token + rows · (number of the segment within its token), or where `out` is given,
+// token + rows · (whether it is the token's only one). And the tiles: where the tile's rows begin, how many, its units.
+// Blocks beyond shares.blocks fill the second half of `out`.
+template <typename T>
+__device__ __forceinline__ void experts_segments_place(const unsigned *mask, int rows, int words, experts_units units,
+                                                       int paired, experts_shares shares, int segments,
+                                                       const unsigned *__restrict__ codes, const int *__restrict__ offsets,
+                                                       const int *__restrict__ begins, int *bins,
+                                                       unsigned *__restrict__ list, int4 *__restrict__ tiles, T *out,
+                                                       const float *bias, int d_out) {
   DYNAMIC_SHARED(int, shared);
-  const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count;
-  int *histogram = shared, *places = shared + groups;
-  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS) histogram[i] = 0;
-  __syncthreads();
-  for (GRID_LOOP(row, rows)) {
-    units.segments(mask + row * words, words, paired,
-                   [&](int a, int b, int) { atomicAdd(histogram + experts_group(a, b, pairs), 1); });
-  }
-  __syncthreads();
+  const int block = blockIdx.x;
+  if (block >= shares.blocks) return experts_segments_fill(mask, rows, words, units, paired, out, bias, d_out, block - shares.blocks, 1);
+  const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count, chunk = shares.chunk(block);
   for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS)
-    places[i] = histogram[i] > 0 ? atomicAdd(cursors + i, histogram[i]) : 0;
+    shared[i] = begins[i * shares.chunks + chunk] + offsets[block * groups + i];
   __syncthreads();
-  for (GRID_LOOP(row, rows)) {
-    units.segments(mask + row * words, words, paired, [&](int a, int b, int number) {
-      list[atomicAdd(places + experts_group(a, b, pairs), 1)] = (unsigned)row + (unsigned)number * (unsigned)rows;
-    });
+  const int per_block = (rows + shares.blocks - 1) / shares.blocks, end = min(rows, (block + 1) * per_block);
+  for (int row = block * per_block + threadIdx.x; row < end; row += EXPERTS_THREADS) {
+    unsigned code = codes[row];
+    for (int number = 0; code != EXPERTS_NO_SEGMENT; number++) {
+      const unsigned next = number + 1 < segments ? codes[(number + 1ll) * rows + row] : EXPERTS_NO_SEGMENT;
+      const unsigned place = out ? number == 0 && next == EXPERTS_NO_SEGMENT : number;
+      list[shared[code & ((1u << EXPERTS_GROUP_BITS) - 1)] + (code >> EXPERTS_GROUP_BITS)] = row + place * (unsigned)rows;
+      code = next;
+    }
   }
-  const int warps = gridDim.x * EXPERTS_THREADS / 32, lane = threadIdx.x % 32;
-  for (int i = (blockIdx.x * EXPERTS_THREADS + threadIdx.x) / 32; i < groups; i += warps) {
-    const int begin = begins[i], n = begins[i + 1] - begin;
+  const int warps = shares.blocks * EXPERTS_THREADS / 32, lane = threadIdx.x % 32;
+  for (int i = (block * EXPERTS_THREADS + threadIdx.x) / 32; i < groups; i += warps) {
+    const int begin = begins[i * shares.chunks], n = begins[(i + 1) * shares.chunks] - begin;
     int a = i - pairs, b = -1;
     if (i < pairs) {
       b = (int)((1.0f + sqrtf(1.0f + 8.0f * i)) / 2.0f);
@@ -145,20 +179,21 @@ __device__ __forceinline__ void experts_segments_place(const unsigned *__restric
       while ((b + 1) * b / 2 <= i) b++;
       a = i - b * (b - 1) / 2;
     }
-    for (int tile = lane; tile * EXPERTS_TILE_ROWS < n; tile += 32) {
-      const int left = min(EXPERTS_TILE_ROWS, n - tile * EXPERTS_TILE_ROWS);
-      const int at = left > EXPERTS_TILE_ROWS / 2 ? tile_begins[i] + tile : tile_begins[groups + i];
-      tiles[at] = make_int4(begin + tile * EXPERTS_TILE_ROWS, left, a, b);
-    }
+    for (int tile = lane; tile * EXPERTS_TILE_ROWS < n; tile += 32)
+      tiles[atomicAdd(bins + experts_bin(i >= pairs, n, tile), 1)] =
+          make_int4(begin + tile * EXPERTS_TILE_ROWS, min(EXPERTS_TILE_ROWS, n - tile * EXPERTS_TILE_ROWS), a, b);
   }
 }
-extern "C" __global__ void __launch_bounds__(256)
-    experts_segments_place_rows(const unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts,
-                                int width, int paired, const int *begins, int *cursors, const int *tile_begins,
-                                unsigned *list, int4 *tiles) {
-  experts_segments_place<EXPERTS_THREADS>(mask, rows, words, {experts, size, per_unit, parts, width}, paired, begins, cursors, tile_begins,
-                         list, tiles);
-}
+#define EXPERTS_SEGMENTS_PLACE(NAME, T)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(256)                                                                     \
+      NAME(const unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts, int width,        \
+           int paired, int blocks, int chunks, int segments, const unsigned *codes, const int *offsets,                 \
+           const int *begins, int *bins, unsigned *list, int4 *tiles, T *out, const float *bias, int d_out) {           \
+    experts_segments_place<T>(mask, rows, words, {experts, size, per_unit, parts, width}, paired, {blocks, chunks},     \
+                              segments, codes, offsets, begins, bins, list, tiles, out, bias, d_out);                   \
+  }
+EXPERTS_SEGMENTS_PLACE(experts_segments_place_bf16, bf16)
+EXPERTS_SEGMENTS_PLACE(experts_segments_place_f16, __half)
 
 // out[token], its first segment's row so far, plus the bias and the other segments' rows [segments - 1, rows, d_out] in
 // their order; the bias alone where the token has none.

@@ -10,14 +10,15 @@ template <typename T> inline T &hopper_at(unsigned address) { return *reinterpre
 inline unsigned hopper_swizzled(unsigned address) { return address ^ (address >> 7 & 7) << 4; }
 
 struct hopper_barrier {
-  unsigned char phase, arrivals, pending, unused;
-  int bytes;
+  unsigned short arrivals, pending;
+  int bytes : 24;
+  unsigned phase : 8;
   void settle() {
     if (pending == 0 && bytes == 0) phase ^= 1, pending = arrivals;
   }
 };
 inline void hopper_init(unsigned barrier, int arrivals) {
-  hopper_at<hopper_barrier>(barrier) = {0, (unsigned char)arrivals, (unsigned char)arrivals, 0, 0};
+  hopper_at<hopper_barrier>(barrier) = {(unsigned short)arrivals, (unsigned short)arrivals, 0, 0};
 }
 inline void hopper_init_done() {}
 inline void hopper_arrive(unsigned barrier) {

@@ -17,6 +17,7 @@ import type { Driver, HostMemory } from './driver/driver.js';
 import { CUDA_SUCCESS, check, cudaError } from './driver/errors.js';
 import { Events } from './driver/events.js';
 import { CudaGraph } from './driver/graph.js';
+import { LaunchConfig, type LaunchOptions } from './driver/launch-config.js';
 import { Modules } from './driver/modules.js';
 import { CHUNK_BYTES, ReadBuffers, UploadRing } from './driver/staging.js';
 import {
@@ -46,6 +47,7 @@ export type Extent = number | readonly [number, number, number];
 export type Output = TensorInfo & { readonly pointer: number };
 
 const MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
+const PREFERRED_SHARED_MEMORY_CARVEOUT = 9;
 /** Values of at most this many bytes stay on the host after their upload: kernels may ask for them (shapes, axes). */
 const KEPT_HOST_BYTES = 1024;
 
@@ -78,6 +80,8 @@ export class CudaBackend extends KernelBackend {
   readonly #constants: Constants;
   readonly #arguments: ArgumentMemory;
   readonly #argumentAddress: number;
+  #launchConfig: LaunchConfig | undefined;
+  readonly #roomy = new Set<Kernel>();
   /** By kernel, the addresses of its packed arguments, which is what cuLaunchKernel wants. */
   readonly #parameterLists = new Map<Kernel, HostMemory>();
 
@@ -258,6 +262,7 @@ export class CudaBackend extends KernelBackend {
    * @param block Threads of a block, at most 1,024.
    * @param args One for each parameter: numbers, arrays for structs.
    * @param sharedBytes Dynamic shared memory of a block, at most `device.sharedPerBlockOptin`.
+   * @param options What goes beyond that; compute capability 9.0.
    * @throws D2DMoEError CUDA_KERNEL_INVALID, CUDA_KERNEL_MISSING, CUDA_DEVICE_LOST, CUDA_FAILED.
    */
   launch(
@@ -266,6 +271,7 @@ export class CudaBackend extends KernelBackend {
     block: Extent,
     args: readonly Argument[],
     sharedBytes = 0,
+    options?: LaunchOptions,
   ): void {
     let gridX = 1;
     let gridY = 1;
@@ -281,20 +287,31 @@ export class CudaBackend extends KernelBackend {
 
     if (kernel.owner !== this) this.#resolve(kernel);
     if (sharedBytes > kernel.sharedBytes) this.#allowShared(kernel, sharedBytes);
+    if (options?.isProgrammatic !== undefined) this.#leaveRoom(kernel);
     packArguments(kernel, args, this.#arguments);
-    const result = this.driver.cuLaunchKernel(
-      kernel.handle,
-      gridX,
-      gridY,
-      gridZ,
-      blockX,
-      blockY,
-      blockZ,
-      sharedBytes,
-      this.stream,
-      kernel.parameterList,
-      0,
-    );
+    const { driver, stream } = this;
+    const { handle, parameterList } = kernel;
+    let result: number;
+    if (options === undefined) {
+      result = driver.cuLaunchKernel(
+        handle,
+        gridX,
+        gridY,
+        gridZ,
+        blockX,
+        blockY,
+        blockZ,
+        sharedBytes,
+        stream,
+        parameterList,
+        0,
+      );
+    } else {
+      const extents = [gridX, gridY, gridZ, blockX, blockY, blockZ];
+      this.#launchConfig ??= new LaunchConfig(driver);
+      const config = this.#launchConfig.write(extents, sharedBytes, stream, options);
+      result = driver.cuLaunchKernelEx(config, handle, parameterList, 0);
+    }
     if (result !== CUDA_SUCCESS) {
       const extents = `grid [${[gridX, gridY, gridZ].join()}], block [${[blockX, blockY, blockZ].join()}]`;
       const call = `cuLaunchKernel of ${kernel.name} (${extents}, ${sharedBytes} bytes shared)`;
@@ -635,6 +652,15 @@ export class CudaBackend extends KernelBackend {
       this.#parameterLists.set(kernel, list);
     }
     return list.address;
+  }
+
+  /** All of a multiprocessor's own memory as shared memory, so that blocks of two launches fit side by side. */
+  #leaveRoom(kernel: Kernel): void {
+    if (this.#roomy.has(kernel)) return;
+    this.#roomy.add(kernel);
+    const { driver } = this;
+    const result = driver.cuFuncSetAttribute(kernel.handle, PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
+    check(driver, result, `cuFuncSetAttribute of ${kernel.name}`);
   }
 
   #allowShared(kernel: Kernel, bytes: number): void {

@@ -702,6 +702,16 @@ EXPORT CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Functio
   return success;
 }
 
+struct LaunchAttribute {
+  unsigned id, unused, value[16];
+};
+struct LaunchConfig {
+  unsigned grid[3], block[3], sharedBytes;
+  Stream* stream;
+  const LaunchAttribute* attributes;
+  unsigned count;
+};
+
 EXPORT CUresult cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                                unsigned bz, unsigned sharedBytes, Stream* stream, void** params, void** extra) {
   ENTER
@@ -722,6 +732,19 @@ EXPORT CUresult cuLaunchKernel(Function* function, unsigned gx, unsigned gy, uns
   auto launch = std::make_shared<Launch>(Launch{function->kernel, {gx, gy, gz}, {bx, by, bz}, sharedBytes, {}, {}});
   if (CUresult code = packArguments(*launch, params, extra)) return code;
   return submit(stream, [launch] { return perform(*launch); });
+}
+
+// Blocks run one after the other: what starts early starts in order, and clusters are of one block.
+EXPORT CUresult cuLaunchKernelEx(const LaunchConfig* config, Function* function, void** params, void** extra) {
+  for (unsigned i = 0; i < config->count; ++i) {
+    const LaunchAttribute& attribute = config->attributes[i];
+    if (attribute.id != 6 && !(attribute.id == 4 && attribute.value[0] * attribute.value[1] * attribute.value[2] == 1)) {
+      COMPLAIN("cuLaunchKernelEx: attribute %u is not emulated", attribute.id);
+      return invalidValue;
+    }
+  }
+  const unsigned *g = config->grid, *b = config->block;
+  return cuLaunchKernel(function, g[0], g[1], g[2], b[0], b[1], b[2], config->sharedBytes, config->stream, params, extra);
 }
 
 EXPORT CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {

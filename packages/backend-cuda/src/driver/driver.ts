@@ -60,6 +60,7 @@ export interface DriverFunctions {
     params: number,
     extra: number,
   ): number;
+  cuLaunchKernelEx(config: number, func: number, params: number, extra: number): number;
 
   cuMemGetInfo_v2(free: Out64, total: Out64): number;
   cuMemAllocAsync(pointer: Out64, bytes: number, stream: number): number;

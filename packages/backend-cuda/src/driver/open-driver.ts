@@ -33,6 +33,7 @@ const signatures: Record<keyof DriverFunctions, string> = {
   cuModuleGetFunction: 'p l s',
   cuFuncSetAttribute: 'l i i',
   cuLaunchKernel: 'l u u u u u u u l l l',
+  cuLaunchKernelEx: 'l l l l',
   cuMemGetInfo_v2: 'p p',
   cuMemAllocAsync: 'p l l',
   cuMemFreeAsync: 'l l',
@@ -95,7 +96,7 @@ export function openDriver(): Driver {
     } catch (error) {
       throw new D2DMoEError(
         'CUDA_DRIVER_TOO_OLD',
-        `${library} has no function ${name}, which CUDA has had since 11.4: a newer NVIDIA driver is needed.`,
+        `${library} has no function ${name}, which CUDA has had since 11.8: a newer NVIDIA driver is needed.`,
         { cause: error },
       );
     }

@@ -4,7 +4,8 @@ import { type Kernel, kernel } from '../launch.js';
 import { withScratch } from '../kernels/run.js';
 import { ACTIVATIONS, type ExpertsCall, WEIGHT_BYTES } from './call.js';
 import { canRoute, FEW_ROWS, FEW_THREADS, type FewPlan, planFew } from './few-plan.js';
-import { RULES, type SelectionRule } from './select.js';
+import { fewHopperFits, type FewRows, launchFewHopper, type PackedRouter } from './few-hopper.js';
+import { RULES } from './select.js';
 
 /** Stages of a launch, as experts-few.cu numbers them. */
 const ROUTE = 1;
@@ -32,18 +33,9 @@ const kernels = {
   int8: both('int8'),
 };
 
-/** A router whose weights are packed beside its experts. */
-export interface PackedRouter {
-  /** Device address of [width, dIn], in rows of 16-byte multiples. */
-  readonly hidden: number;
-  /** Device address of [experts, width]. */
-  readonly output: number;
-  readonly width: number;
-  readonly rule: SelectionRule;
-}
-
 /** Whether this card has room for the few-rows path's blocks, and these the time to select for themselves. */
 export function fewFits(backend: CudaBackend, call: ExpertsCall, routerWidth = 0): boolean {
+  if (fewHopperFits(backend, call, routerWidth)) return true;
   const shape = { ...call, rows: Math.min(call.rows, FEW_ROWS), routerWidth };
   const { sharedBytes } = planFew(shape, backend.device.multiprocessors);
   return (
@@ -70,8 +62,9 @@ export function fewRows(
   const isX16 = backend.has16(call.x) && (storage === 'bfloat16' || backend.isOnly16(call.x));
   const x = isX16 ? backend.pointer16(call.x) : backend.pointer(call.x);
   const selection = router ? 0 : backend.pointer(call.selection);
+  const enqueue = fewHopperFits(backend, call, router?.width) ? launchFewHopper : launch;
   for (let first = 0; first < rows; first += FEW_ROWS) {
-    launch(backend, { ...call, rows: Math.min(FEW_ROWS, rows - first) }, router, {
+    enqueue(backend, { ...call, rows: Math.min(FEW_ROWS, rows - first) }, router, {
       x: x + first * dIn * (isX16 ? 2 : 4),
       isX16,
       selection: selection + first * experts,
@@ -82,19 +75,11 @@ export function fewRows(
   return out;
 }
 
-interface Rows {
-  x: number;
-  isX16: boolean;
-  selection: number;
-  out: number;
-  isOut16: boolean;
-}
-
 function launch(
   backend: CudaBackend,
   call: ExpertsCall,
   router: PackedRouter | undefined,
-  at: Rows,
+  at: FewRows,
 ): void {
   const { rows, storage, gate } = call;
   const { device } = backend;

@@ -8,6 +8,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { finishReport, rowLine, startReport } from '../report.js';
 import type { Row } from '../row.js';
 import { bandwidthRows } from './bandwidth.js';
+import { expertsRows, smallExpertsCases } from './experts.js';
 import { flatMemoryRows } from './flat-memory.js';
 import { hostTimeRows } from './host-time.js';
 import { type CudaOptions, cudaUsage, readCudaOptions } from './options.js';
@@ -42,6 +43,13 @@ async function bench(options: CudaOptions, backend: CudaBackend): Promise<void> 
   const rows = quick ? small.rows : undefined;
   add(await bandwidthRows(backend, random.fork('bandwidth'), wanted, rows));
   add(hostTimeRows(backend, random.fork('host time'), wanted, quick ? small.ops : undefined));
+  add(
+    await expertsRows(backend, random.fork('experts'), {
+      ...(quick && { cases: smallExpertsCases }),
+      torch: (layers) => torch.run('torch_layers.py', JSON.stringify(layers)),
+      wanted,
+    }),
+  );
   const theirs = (folder: string) => torch.run('torch_training.py', folder);
   add(await trainingRows(backend, checkpoint, theirs, wanted));
   const steps = quick ? small.steps : undefined;

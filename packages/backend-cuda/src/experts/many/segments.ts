@@ -17,12 +17,18 @@ const each = (
   int8: undefined,
 });
 const countKernels = each((type) =>
-  kernel('experts-segments', `experts_segments_count_${type}`, 'p i i i i i i i i p p p p p p p i'),
+  kernel(
+    'experts-segments',
+    `experts_segments_count_${type}`,
+    'p i i i i i i i i i i i p p p p p p p p i',
+  ),
 );
-const placeKernel = kernel(
-  'experts-segments',
-  'experts_segments_place_rows',
-  'p i i i i i i i i p p p p p',
+const placeKernels = each((type) =>
+  kernel(
+    'experts-segments',
+    `experts_segments_place_${type}`,
+    'p i i i i i i i i i i i p p p p p p p p i',
+  ),
 );
 const combineKernels = each((type) =>
   kernel('experts-segments', `experts_segments_combine_${type}`, 'p i i i i i i i i p p p i'),
@@ -34,7 +40,7 @@ const manyKernels = Object.fromEntries(
       kernel(
         'experts-many.sm90a',
         `experts_many_${type}_${name}`,
-        `i*32 i*32 i*32 ${'p '.repeat(9)}${'i '.repeat(11)}`,
+        `i*32 i*32 i*32 ${'p '.repeat(10)}${'i '.repeat(11)}`,
       ),
     ),
   ]),
@@ -42,8 +48,13 @@ const manyKernels = Object.fromEntries(
 
 const THREADS = 256;
 const MANY_THREADS = 384;
-/** Rings of x's and of the weights' tiles, barriers, what is looked up of two tiles; as experts-many.sm90a.cu has them. */
-const MANY_SHARED = 1024 + 2 * 3 * 8192 + 5 * 32768 + 256 + 2 * 2576;
+/** Rings of x's and of the weights' tiles, barriers, what is looked up of a tile; as experts-many.sm90a.cu has them. */
+const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 224 + 2576;
+/** Counters that one block adds up, and parts of the batch whose rows are counted apart, at most. */
+const MOST_COUNTS = 8192;
+const MOST_CHUNKS = 16;
+/** Bins of the table of tiles; as experts-segments.cu has them. */
+const BINS = 34;
 const ADD = 0;
 const STORE = 1;
 
@@ -61,9 +72,15 @@ export function runSegments(
   const segments = segmentsOf(units, isPaired);
   const many = manyKernels[gate !== 0 ? 'gated' : units.width === 128 ? '128' : '64'][storage];
   const count = countKernels[storage];
+  const place = placeKernels[storage];
   const combine = combineKernels[storage];
-  if (many === undefined || count === undefined || combine === undefined) return;
+  if (!many || !count || !place || !combine) return;
 
+  // Blocks that count and place rows, and the parts of the batch that they count apart.
+  const blocks = Math.min(Math.ceil(rows / THREADS), multiprocessors * 4);
+  const chunks = Math.max(1, Math.min(MOST_CHUNKS, Math.floor(MOST_COUNTS / groups), blocks));
+  // Blocks beyond those, in either kernel, that fill half of the output with the bias.
+  const filling = isAdded ? Math.min(Math.ceil(rows / 2 / THREADS) + 1, multiprocessors * 4) : 0;
   const shape = [
     mask,
     rows,
@@ -75,45 +92,36 @@ export function runSegments(
     units.width,
     isPaired ? 1 : 0,
   ];
-  // int32: counts and a counter of blocks, begins, cursors, tiles' begins, the number of tiles.
-  const tables = 5 * groups + 3;
+  const initial = [isAdded ? call.out : 0, call.downBias, dOut];
   const tiles = mostTiles(rows, units, isPaired) * 16;
+  // int32: counts and a counter of blocks, begins, offsets, bins, what is known of the tiles.
+  const counts = groups * chunks + 1;
+  const tables = 2 * counts + blocks * groups + BINS + 2;
   const others = isAdded ? 16 : rows * (segments - 1) * dOut * 2 + 16;
-  withScratch(backend, tiles + (tables + rows * segments) * 4, (tileTable) =>
+  withScratch(backend, tiles + (tables + 2 * rows * segments) * 4, (tileTable) =>
     withScratch(backend, others, (apart) => {
-      const counts = tileTable + tiles;
-      const begins = counts + (groups + 1) * 4;
-      const cursors = begins + (groups + 1) * 4;
-      const tileBegins = cursors + groups * 4;
-      const header = tileBegins + 2 * groups * 4;
-      const list = header + 4;
-      backend.memset(counts, (groups + 1) * 4);
-      const blocks = Math.min(Math.ceil(rows / THREADS), multiprocessors * 4);
-      // With the output to fill, a block has eight rows at a time.
-      const filling = Math.min(Math.ceil(rows / 8), multiprocessors * 8);
+      const counters = tileTable + tiles;
+      const begins = counters + counts * 4;
+      const offsets = begins + counts * 4;
+      const bins = offsets + blocks * groups * 4;
+      const header = bins + BINS * 4;
+      const codes = header + 8;
+      const list = codes + rows * segments * 4;
+      const shares = [blocks, chunks, segments];
+      backend.memset(counters, counts * 4);
       backend.launch(
         count,
-        isAdded ? Math.max(blocks, filling) : blocks,
+        blocks + filling,
         THREADS,
-        [
-          ...shape,
-          counts,
-          begins,
-          cursors,
-          tileBegins,
-          header,
-          isAdded ? call.out : 0,
-          call.downBias,
-          dOut,
-        ],
-        (32 + groups) * 4,
+        [...shape, ...shares, codes, counters, offsets, begins, bins, header, ...initial],
+        (96 + groups) * 4,
       );
       backend.launch(
-        placeKernel,
-        blocks,
+        place,
+        blocks + filling,
         THREADS,
-        [...shape, begins, cursors, tileBegins, list, tileTable],
-        2 * groups * 4,
+        [...shape, ...shares, codes, offsets, begins, bins, list, tileTable, ...initial],
+        groups * 4,
       );
       const map = (matrix: number, length: number, lines: number) =>
         matrixMap(backend, matrix, length, call.hidden, lines);
@@ -133,6 +141,7 @@ export function runSegments(
           mask,
           call.upBias,
           call.gateBias,
+          call.downBias,
           call.out,
           apart,
           rows,

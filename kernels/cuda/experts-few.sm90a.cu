@@ -1,0 +1,663 @@
+// The expert op for up to 3 rows on Hopper: a chain of latencies for a small layer, of reads for a large one.
+//
+// The neurons of all selected experts (of the union over the rows), in order, are cut into equal runs, one a block,
+// whatever the experts' size. Every warp works out by itself which neurons are its own, asks for their rows of up (and
+// gate) and down in shared memory, and has their activations; the block then adds them, times their rows of down, to its
+// share of the output. Shares go through memory: each block sums a few columns over all blocks, in a fixed order, and
+// knows by their value which have come.
+//
+// All blocks have to be resident at once. The stages run in one launch, or as a launch each where they cannot.
+#include "experts.cuh"
+#include "hopper.cuh"
+
+enum { ROUTE = 1, EXPERTS = 2, SUM = 4 };
+
+// Laid out as the host packs it: pointers, then 32-bit values.
+struct experts_few_args {
+  const void *x;                   // [rows, d]
+  const unsigned char *selection;  // bool [rows, experts]; unused with a router
+  const void *up, *gate, *down;
+  const float *up_bias, *gate_bias, *down_bias;  // may be null
+  const float *scales;                           // 8-bit storages: of up, gate and down, `hidden` each
+  const void *router_hidden, *router_output;     // [width, d], [experts, width] in the type of x's copy; may be null
+  void *out;                                     // [rows, d_out]
+  float *partials;                               // [blocks, rows, padded d_out], zeros before and after a launch
+  float *forecast;                               // router: [rows, width], the same
+  int rows, d, d_out, experts, expert_size, activation;
+  int x_type, out_type;  // 0 float32, 1 bf16, 2 fp16
+  int router_width, rule;
+  float value;  // of the rule
+  int stages;
+  int owners;  // warps that have a neuron at a time
+  int share;   // 16-byte pieces of the output that a block sums
+#ifdef FEW_STAMPS
+  long long *stamps;
+#endif
+};
+
+#ifdef FEW_STAMPS
+#define STAMP(i) \
+  if (threadIdx.x == 0) a.stamps[blockIdx.x * 16 + i] = clock64()
+#define STAMP_TIME(i)                                          \
+  if (threadIdx.x == 0) {                                      \
+    long long now;                                             \
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));    \
+    a.stamps[blockIdx.x * 16 + i] = now;                       \
+  }
+#else
+#define STAMP(i)
+#define STAMP_TIME(i)
+#endif
+
+// ---- What hopper.cuh lacks -------------------------------------------------------------------------------------------
+
+#ifdef D2DMOE_EMULATED
+inline void few_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
+  for (int i = 0; i < bytes; i += 4) hopper_at<unsigned>(to + i) = *reinterpret_cast<const unsigned *>(static_cast<const char *>(from) + i);
+  hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
+  b.bytes -= bytes;
+  b.settle();
+}
+template <int N> inline void few_load(float (&v)[N], const float *p) {
+  for (int i = 0; i < N; i++) v[i] = p[i];
+}
+template <int N> inline void few_store(float *p, const float (&v)[N]) {
+  for (int i = 0; i < N; i++) p[i] = v[i];
+}
+inline void few_prefetch(const void *) {}
+inline void few_dependents() {}
+inline void few_depend() {}
+#else
+// A multiple of 16 bytes.
+__device__ __forceinline__ void few_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+template <int N> __device__ __forceinline__ void few_load(float (&v)[N], const float *p) {
+  if constexpr (N == 1)
+    asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v[0]) : "l"(p) : "memory");
+  else if constexpr (N == 2)
+    asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(v[0]), "=f"(v[1]) : "l"(p) : "memory");
+  else
+    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3]) : "l"(p) : "memory");
+}
+template <int N> __device__ __forceinline__ void few_store(float *p, const float (&v)[N]) {
+  if constexpr (N == 1)
+    asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(p), "f"(v[0]) : "memory");
+  else if constexpr (N == 2)
+    asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(p), "f"(v[0]), "f"(v[1]) : "memory");
+  else
+    asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
+}
+__device__ __forceinline__ void few_prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+__device__ __forceinline__ void few_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void few_depend() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+#endif
+
+// Numbers that other blocks wait for lie in memory with all bits inverted, and zero is what has not come yet: no
+// arithmetic gives the NaN that it stands for, the hardware's being 0x7fffffff.
+template <int N> __device__ __forceinline__ void few_publish(float *p, const float (&v)[N]) {
+  float inverted[N];
+#pragma unroll
+  for (int i = 0; i < N; i++) inverted[i] = __uint_as_float(~__float_as_uint(v[i]));
+  few_store<N>(p, inverted);
+}
+// Of what a first few_load of it gave.
+template <int N> __device__ __forceinline__ void few_await(float (&v)[N], const float *p) {
+  for (;;) {
+    bool empty = false;
+#pragma unroll
+    for (int i = 0; i < N; i++) empty |= __float_as_uint(v[i]) == 0;
+    if (!empty) break;
+    few_load<N>(v, p);
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++) v[i] = __uint_as_float(~__float_as_uint(v[i]));
+}
+
+// a / b from 1 / b, for less than 2^21.
+__device__ __forceinline__ int few_divide(int a, float reciprocal) { return (int)(((float)a + 0.5f) * reciprocal); }
+
+// ---- The selection ---------------------------------------------------------------------------------------------------
+
+// Bit 0 of 16 bytes, side by side.
+__device__ __forceinline__ unsigned few_bits(const uint4 &v) {
+  const unsigned gather = 0x10204080u;
+  return (v.x * gather >> 28) | (v.y * gather >> 28) << 4 | (v.z * gather >> 28) << 8 | (v.w * gather >> 28) << 12;
+}
+
+// The bits of experts first + 32 · lane … of a row of one byte an expert, 0 or 1.
+__device__ __forceinline__ unsigned few_word(const unsigned char *row, int n, int first) {
+  const int lane = threadIdx.x % 32, e = first + lane * 32;
+  if (n % 16 == 0 && reinterpret_cast<size_t>(row) % 16 == 0) {
+    const uint4 zero = make_uint4(0, 0, 0, 0);
+    const uint4 low = e < n ? *reinterpret_cast<const uint4 *>(row + e) : zero, high = e + 16 < n ? *reinterpret_cast<const uint4 *>(row + e + 16) : zero;
+    return few_bits(low) | few_bits(high) << 16;
+  }
+  unsigned word = 0;
+  const int words = min((n - first + 31) / 32, 32);
+#pragma unroll 1
+  for (int w = 0; w < words; w++) {
+    const int own = first + w * 32 + lane;
+    const unsigned ballot = __ballot_sync(~0u, own < n && row[own] != 0);
+    if (lane == w) word = ballot;
+  }
+  return word;
+}
+
+// What a warp knows of 1,024 experts: a word a lane.
+template <int ROWS> struct few_list {
+  unsigned rows[ROWS], any;
+  int first;    // expert
+  int base;     // selected ones before the first
+  int through;  // selected ones before it and in the words up to this lane's
+
+  __device__ __forceinline__ void read(const unsigned char *selection, int count, int n) {
+    any = 0;
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      rows[r] = r < count ? few_word(selection + (long long)r * n, n, first) : 0;
+      any |= rows[r];
+    }
+  }
+  __device__ __forceinline__ void scan(int n) {
+    const int lane = threadIdx.x % 32;
+    int sum = __popc(any);
+    if (n > 32) {
+#pragma unroll
+      for (int offset = 1; offset < 32; offset *= 2) {
+        const int other = __shfl_up_sync(~0u, sum, offset);
+        if (lane >= offset) sum += other;
+      }
+    } else {
+      sum = __shfl_sync(~0u, sum, 0);
+    }
+    through = base + sum;
+  }
+  __device__ __forceinline__ int end() const { return __shfl_sync(~0u, through, 31); }
+  // The expert of that rank among the selected ones, and the rows that want it.
+  __device__ __forceinline__ int find(int rank, unsigned &wanted) const {
+    const int lane = threadIdx.x % 32;
+    const int at = __ffs(__ballot_sync(~0u, through > rank)) - 1;
+    const unsigned word = __shfl_sync(~0u, any, at);
+    const int k = rank - (__shfl_sync(~0u, through, at) - __popc(word));
+    const int bit = __ffs(__ballot_sync(~0u, (word >> lane & 1) != 0 && __popc(word & ((1u << lane) - 1)) == k)) - 1;
+    wanted = 1;
+    if (ROWS > 1) {
+      wanted = 0;
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) wanted |= (__shfl_sync(~0u, rows[r], at) >> bit & 1) << r;
+    }
+    return first + at * 32 + bit;
+  }
+};
+
+// ---- x ---------------------------------------------------------------------------------------------------------------
+
+// A thread's 8 elements of x: asked for early, converted when they are wanted.
+struct few_x {
+  uint4 v, w;
+  __device__ __forceinline__ void load(const experts_few_args &a, bool whole, int r, int c) {
+    v = w = make_uint4(0, 0, 0, 0);
+    if (!whole || r >= a.rows || c >= a.d) return;
+    const char *at = static_cast<const char *>(a.x) + ((long long)r * a.d + c) * (a.x_type == 0 ? 4 : 2);
+    v = *reinterpret_cast<const uint4 *>(at);
+    if (a.x_type == 0) w = *reinterpret_cast<const uint4 *>(at + 16);
+  }
+  template <typename T> __device__ __forceinline__ void store(const experts_few_args &a, bool whole, int r, int c, char *to) const {
+    const unsigned u[8] = {v.x, v.y, v.z, v.w, w.x, w.y, w.z, w.w};
+    __align__(16) T out[8];
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+      float value = 0;
+      if (!whole)
+        value = c + e < a.d ? experts_read(a.x, (long long)r * a.d + c + e, a.x_type) : 0.0f;
+      else if (a.x_type == 0)
+        value = __uint_as_float(u[e]);
+      else if (a.x_type == 1)
+        value = __uint_as_float(e % 2 ? u[e / 2] & 0xffff0000u : u[e / 2] << 16);
+      else
+        value = __half2float(__ushort_as_half((unsigned short)(u[e / 2] >> e % 2 * 16)));
+      out[e] = experts_round<T>(value);
+    }
+    uint4 *at = reinterpret_cast<uint4 *>(to + c * (int)sizeof(T));
+    at[0] = reinterpret_cast<uint4 *>(out)[0];
+    if (sizeof(T) == 4) at[1] = reinterpret_cast<uint4 *>(out)[sizeof(T) / 4];
+  }
+};
+
+// ---- Products --------------------------------------------------------------------------------------------------------
+//
+// A warp reads 512 contiguous bytes of a weight row, which make up 8 columns of the matrix instruction: one for each
+// four lanes. The same pieces of x are 8 of its rows, so that the sums lie on the diagonal; a second row of x is the
+// other 8.
+
+// c[p] += the products with rows 2p and 2p + 1 of x. `xs` is this lane's piece of row 0.
+template <int STORAGE, int PAIRS> __device__ __forceinline__ void few_multiply(float (&c)[PAIRS][4], uint4 w, const char *xs, int pitch, int rows) {
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+#pragma unroll
+  for (int p = 0; p < PAIRS; p++) {
+    if (2 * p >= rows) break;
+    const char *upper = xs + 2 * p * pitch, *lower = upper + pitch;
+    const bool two = PAIRS > 1 && 2 * p + 1 < rows;
+    if (STORAGE == INT8 || STORAGE == FP8) {
+      const unsigned words[4] = {w.x, w.y, w.z, w.w};
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const uint2 q = experts_widen<STORAGE>(words[2 * half]), r = experts_widen<STORAGE>(words[2 * half + 1]);
+        experts_multiply<STORAGE>(c[p], *reinterpret_cast<const uint4 *>(upper + half * 16), two ? *reinterpret_cast<const uint4 *>(lower + half * 16) : zero,
+                                  make_uint4(q.x, q.y, r.x, r.y));
+      }
+    } else {
+      experts_multiply<STORAGE>(c[p], *reinterpret_cast<const uint4 *>(upper), two ? *reinterpret_cast<const uint4 *>(lower) : zero, w);
+    }
+  }
+}
+
+// The sums of rows 0 … of x over the warp.
+template <int PAIRS> __device__ __forceinline__ void few_diagonal(float (&sums)[2 * PAIRS], const float (&c)[PAIRS][4]) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int p = 0; p < PAIRS; p++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) sums[2 * p + half] = PAIRS == 1 && half == 1 ? 0 : warp_sum(t == g / 2 ? (g % 2 ? c[p][2 * half + 1] : c[p][2 * half]) : 0.0f);
+}
+
+// Four bytes of a weight row.
+template <int STORAGE, int N> __device__ __forceinline__ void few_widen(float (&v)[N], unsigned w) {
+  if constexpr (N == 1) {
+    v[0] = __uint_as_float(w);
+  } else if constexpr (STORAGE == BFLOAT16) {
+    v[0] = __uint_as_float(w << 16), v[1] = __uint_as_float(w & 0xffff0000u);
+  } else if constexpr (N == 2) {
+    v[0] = __half2float(__ushort_as_half((unsigned short)w)), v[1] = __half2float(__ushort_as_half((unsigned short)(w >> 16)));
+  } else {
+    const uint2 h = experts_widen<STORAGE>(w);
+    v[0] = __half2float(__ushort_as_half((unsigned short)h.x)), v[1] = __half2float(__ushort_as_half((unsigned short)(h.x >> 16)));
+    v[2] = __half2float(__ushort_as_half((unsigned short)h.y)), v[3] = __half2float(__ushort_as_half((unsigned short)(h.y >> 16)));
+  }
+}
+
+// ---- The router's choice ---------------------------------------------------------------------------------------------
+
+// Norms of at least 0 in shared memory to a byte an expert.
+template <int THREADS> __device__ __forceinline__ void few_select(const float *norms, int rows, int n, int rule, float value, unsigned char *bytes, unsigned *words) {
+  if (rule != 1) {
+    const int per_row = (n + 31) / 32;
+    for (int r = threadIdx.x / 32; r < rows; r += THREADS / 32) experts_select_row(norms + r * n, n, rule, value, words + r * per_row);
+    __syncthreads();
+    for (int i = threadIdx.x; i < rows * n; i += THREADS) bytes[i] = words[i / n * per_row + i % n / 32] >> i % n % 32 & 1;
+    return;
+  }
+  // An expert's place is how many come before it, greater ones and equal ones of lower number: four lanes count.
+  const int q = threadIdx.x % 4;
+  for (int r = 0; r < rows; r++) {
+    const int *row = reinterpret_cast<const int *>(norms + r * n);
+    for (int e0 = 0; e0 < n; e0 += THREADS / 4) {
+      const int e = min(e0 + (int)threadIdx.x / 4, n - 1), own = row[e];
+      int above = 0, level = 0;
+#pragma unroll 8
+      for (int j = q; j < n; j += 4) above += row[j] > own, level += row[j] == own;
+#pragma unroll
+      for (int offset = 1; offset < 4; offset *= 2) {
+        above += __shfl_xor_sync(~0u, above, offset);
+        level += __shfl_xor_sync(~0u, level, offset);
+      }
+      if (level > 1)
+        for (int j = 0; j < e; j++) above += row[j] == own;
+      if (q == 0) bytes[r * n + e] = (float)above < value;
+    }
+  }
+}
+
+// ---- The kernel ------------------------------------------------------------------------------------------------------
+
+template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void experts_few(const experts_few_args &a) {
+  typedef typename experts_storage<STORAGE>::type T;
+  constexpr int THREADS = 512, WARPS = THREADS / 32;
+  constexpr int ELEMENTS = experts_storage<STORAGE>::ELEMENTS;
+  constexpr bool IS_8_BIT = STORAGE == INT8 || STORAGE == FP8;
+  constexpr int ROUTER = IS_8_BIT ? (int)HALF : STORAGE;
+  constexpr int ROUTER_ELEMENTS = 16 / sizeof(T);
+  constexpr int MATRICES = GATED ? 2 : 1, PAIRS = (ROWS + 1) / 2;
+  constexpr int N = ELEMENTS / 4;  // columns of 4 bytes of down
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int rows = ROWS == 1 ? 1 : a.rows, n = a.experts, size = a.expert_size, owners = a.owners;
+  const int pieces = (a.d + ELEMENTS - 1) / ELEMENTS;
+  const int row_bytes = pieces * 16, down_bytes = (a.d_out + ELEMENTS - 1) / ELEMENTS * 16, units = down_bytes / 4;
+  const int vectors = units * N / 4, x_pieces = (pieces * ELEMENTS + 7) / 8, x_pitch = x_pieces * 8 * (int)sizeof(T);
+  const bool routes = a.router_hidden != nullptr;
+  STAMP(0);
+  STAMP_TIME(14);
+
+  // Shared memory, as few-hopper-plan.ts counts it. A router's own lie where the weights come later.
+  DYNAMIC_SHARED(char, shared);
+  char *downs = shared + owners * MATRICES * row_bytes;                  // [2][owners]
+  char *xs = downs + 2 * owners * down_bytes;                            // [rows]
+  float *sums = reinterpret_cast<float *>(xs + rows * x_pitch);          // [rows][units * N]
+  float *hs = sums + rows * units * N;                                   // [2][WARPS][4]
+  float *parts = hs + 2 * WARPS * 4;                                     // [WARPS][4]
+  const unsigned barriers = hopper_address(parts + WARPS * 4);           // of up, then of down: [3][owners]
+  const int r_pieces = (a.router_width + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS;
+  float *norms = reinterpret_cast<float *>(shared + rows * r_pieces * 16);                                      // [rows][n]
+  unsigned char *chosen = reinterpret_cast<unsigned char *>(norms) + (rows * n * 4 + 15) / 16 * 16;             // [rows][n]
+  unsigned *chosen_words = reinterpret_cast<unsigned *>(chosen + (rows * n + 15) / 16 * 16);                    // [rows][words]
+
+  few_dependents();
+  // ---- What depends on no launch before: the router's hidden layer, a neuron a block ----
+  const int h_pieces = (a.d + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS;
+  uint4 first_piece = make_uint4(0, 0, 0, 0);
+  if (routes) {
+    if (a.stages & ROUTE && (int)blockIdx.x < a.router_width && (int)threadIdx.x < h_pieces)
+      first_piece = experts_weights16(static_cast<const char *>(a.router_hidden) + ((long long)blockIdx.x * h_pieces + threadIdx.x) * 16);
+    const long long line = ((long long)blockIdx.x * THREADS + threadIdx.x) * 128;
+    if (line < (long long)n * r_pieces * 16) few_prefetch(static_cast<const char *>(a.router_output) + line);
+  }
+  few_depend();
+
+  // ---- The selection, where it is given, and x: both on their way at once ----
+  few_list<ROWS> list;
+  list.first = list.base = 0;
+  if (!routes && a.stages & EXPERTS) list.read(a.selection, rows, n);
+  const bool whole = a.d % 8 == 0 && reinterpret_cast<size_t>(a.x) % 16 == 0;
+  int x_row = 0, x_column = threadIdx.x;
+  if (ROWS > 1)
+    while (x_column >= x_pieces && x_row < rows) x_column -= x_pieces, x_row++;
+  few_x x;
+  x.load(a, whole, x_row, x_column * 8);
+  auto finish_x = [&] {
+    for (; x_row < rows && x_column < x_pieces;) {
+      x.template store<T>(a, whole, x_row, x_column * 8, xs + x_row * x_pitch);
+      x_column += THREADS;
+      if (ROWS > 1)
+        while (x_column >= x_pieces && x_row < rows) x_column -= x_pieces, x_row++;
+      x.load(a, whole, x_row, x_column * 8);
+    }
+  };
+  float bias = 0;  // of the first column that this lane writes
+  const int begin = blockIdx.x * a.share, end = min(begin + a.share, rows * vectors);
+  if (a.stages & SUM && a.down_bias != nullptr && begin + warp < end && lane < 4) {
+    int vector = begin + warp;
+    if (ROWS > 1)
+      while (vector >= vectors) vector -= vectors;
+    if (vector * 4 + lane < a.d_out) bias = a.down_bias[vector * 4 + lane];
+  }
+  if (a.stages & EXPERTS && warp < owners && lane == 0) {
+    for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, 1);
+    hopper_init_done();
+  }
+
+  if (routes) {
+    if (a.stages & (ROUTE | EXPERTS)) finish_x();
+    __syncthreads();
+    STAMP(1);
+    if (a.stages & ROUTE) {
+      for (int j = blockIdx.x; j < a.router_width; j += gridDim.x) {
+        float c[PAIRS][4] = {};
+        for (int i = threadIdx.x; i - lane < h_pieces; i += THREADS) {
+          uint4 w = first_piece;
+          if (j != (int)blockIdx.x || i != (int)threadIdx.x)
+            w = i < h_pieces ? experts_weights16(static_cast<const char *>(a.router_hidden) + ((long long)j * h_pieces + i) * 16) : make_uint4(0, 0, 0, 0);
+          few_multiply<ROUTER, PAIRS>(c, w, xs + (i < h_pieces ? i * 16 : 0), x_pitch, rows);
+        }
+        float sum[2 * PAIRS];
+        few_diagonal<PAIRS>(sum, c);
+        if (lane == 0)
+#pragma unroll
+          for (int r = 0; r < ROWS; r++) parts[warp * 4 + r] = sum[r];
+        __syncthreads();
+        if ((int)threadIdx.x < rows) {
+          float v[1] = {0};
+#pragma unroll
+          for (int p = 0; p < WARPS; p++) v[0] += parts[p * 4 + threadIdx.x];
+          v[0] = fmaxf(v[0], 0.0f);
+          few_publish<1>(a.forecast + threadIdx.x * a.router_width + j, v);
+        }
+        __syncthreads();
+      }
+    }
+    STAMP(2);
+    if ((a.stages & (EXPERTS | SUM)) == 0) return;
+    // ---- Every block for itself: the norms from the router's hidden layer, and the choice ----
+    if (a.stages & EXPERTS) {
+      constexpr int EARLY = 4;
+      const int g = lane / 4, t = lane % 4;
+      auto output_piece = [&](int e, int piece) {
+        return e < n && piece < r_pieces ? *reinterpret_cast<const uint4 *>(static_cast<const char *>(a.router_output) + ((long long)e * r_pieces + piece) * 16) : make_uint4(0, 0, 0, 0);
+      };
+      uint4 early[EARLY];
+#pragma unroll
+      for (int i = 0; i < EARLY; i++) early[i] = output_piece(warp * 8 + g, i * 4 + t);
+      for (int r = 0; r < rows; r++)
+        for (int k = threadIdx.x; k < r_pieces * ROUTER_ELEMENTS; k += THREADS) {
+          float v[1] = {0};
+          if (k < a.router_width) {
+            const float *from = a.forecast + r * a.router_width + k;
+            few_load<1>(v, from), few_await<1>(v, from);
+          }
+          reinterpret_cast<T *>(shared + r * r_pieces * 16)[k] = experts_round<T>(v[0]);
+        }
+      __syncthreads();
+      STAMP(3);
+      for (int tile = warp; tile * 8 < n; tile += WARPS) {
+        float c[2][4] = {};
+        const int e = tile * 8 + g;
+        for (int p0 = 0; p0 < r_pieces; p0 += 4 * EARLY) {
+#pragma unroll
+          for (int i = 0; i < EARLY; i++) {
+            const int piece = p0 + i * 4 + t;
+            if (p0 + i * 4 >= r_pieces) break;
+            const uint4 w = tile == warp && p0 == 0 ? early[i] : output_piece(e, piece);
+            const uint4 h = g < rows && piece < r_pieces ? *reinterpret_cast<const uint4 *>(shared + (g * r_pieces + piece) * 16) : make_uint4(0, 0, 0, 0);
+            experts_multiply<ROUTER>(c[i % 2], h, make_uint4(0, 0, 0, 0), w);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+          if (g < rows && tile * 8 + 2 * t + i < n) norms[g * n + tile * 8 + 2 * t + i] = fabsf(c[0][i] + c[1][i]);
+      }
+      __syncthreads();
+      STAMP(13);
+      few_select<THREADS>(norms, rows, n, a.rule, a.value, chosen, chosen_words);
+      __syncthreads();
+      STAMP(4);
+      list.read(chosen, rows, n);
+      // The weights come to where the choice was read.
+      hopper_proxy_fence();
+      __syncthreads();
+    }
+  }
+
+  if (a.stages & EXPERTS) {
+    // ---- How many neurons are this block's ----
+    const unsigned char *selection = routes ? chosen : a.selection;
+    list.scan(n);
+    int experts = list.end();
+    if (n > 1024) {
+      for (list.first = 1024; list.first < n; list.first += 1024) {
+        list.base = experts;
+        list.read(selection, rows, n), list.scan(n);
+        experts = list.end();
+      }
+      list.first = list.base = 0;
+      list.read(selection, rows, n), list.scan(n);
+    }
+    const float per_size = 1.0f / (float)size, per_blocks = 1.0f / (float)gridDim.x;
+    const int selected = experts * size, run = few_divide(selected + (int)gridDim.x - 1, per_blocks);
+    const int lo = min((int)blockIdx.x * run, selected), count = min(run, selected - lo);
+    STAMP(5);
+
+    // ---- A warp's neuron of a turn ----
+    struct neuron {
+      long long at;
+      unsigned wanted;
+      float bias, gate_bias, scale, gate_scale, down_scale;
+    };
+    const long long hidden = (long long)n * size;
+    auto find = [&](int place) {
+      neuron m;
+      const int rank = few_divide(lo + place, per_size);
+      if (n > 1024)
+        while (rank >= list.end()) list.base = list.end(), list.first += 1024, list.read(selection, rows, n), list.scan(n);
+      m.at = (long long)list.find(rank, m.wanted) * size + (lo + place - rank * size);
+      return m;
+    };
+    auto finish = [&](neuron &m) {
+      m.bias = a.up_bias != nullptr ? a.up_bias[m.at] : 0.0f;
+      m.gate_bias = GATED && a.gate_bias != nullptr ? a.gate_bias[m.at] : 0.0f;
+      m.scale = m.gate_scale = m.down_scale = 1;
+      if (IS_8_BIT) {
+        const float widened = STORAGE == FP8 ? 256.0f : 1.0f;
+        m.scale = a.scales[m.at] * widened, m.down_scale = a.scales[2 * hidden + m.at] * widened;
+        if (GATED) m.gate_scale = a.scales[hidden + m.at] * widened;
+      }
+    };
+    auto ask_up = [&](const neuron &m) {
+      if (lane != 0) return;
+      const unsigned to = hopper_address(shared) + warp * MATRICES * row_bytes, barrier = barriers + warp * 8;
+      hopper_expect(barrier, MATRICES * row_bytes);
+      few_copy(to, static_cast<const char *>(a.up) + m.at * row_bytes, row_bytes, barrier);
+      if (GATED) few_copy(to + row_bytes, static_cast<const char *>(a.gate) + m.at * row_bytes, row_bytes, barrier);
+    };
+    auto ask_down = [&](const neuron &m, int half) {
+      if (lane != 0) return;
+      const int slot = half * owners + warp;
+      const unsigned barrier = barriers + (owners + slot) * 8;
+      hopper_expect(barrier, down_bytes);
+      few_copy(hopper_address(downs) + slot * down_bytes, static_cast<const char *>(a.down) + m.at * down_bytes, down_bytes, barrier);
+    };
+    neuron now = {}, next = {};
+    const int mine = warp < owners ? warp : 1 << 28;
+    if (mine < count) now = find(mine), ask_up(now), ask_down(now, 0), finish(now);
+    if (mine + owners < count) next = find(mine + owners), ask_down(next, 1), finish(next);
+    STAMP(6);
+    if (!routes) finish_x();
+    __syncthreads();
+    STAMP(7);
+
+    // ---- The products, a neuron a warp at a time ----
+    for (int turn = 0, t0 = 0; turn == 0 || t0 < count; turn++, t0 += owners) {
+      const int half = turn % 2;
+      if (mine < count - t0) {
+        const char *w = shared + warp * MATRICES * row_bytes + lane * 16, *x = xs + lane * (ELEMENTS * (int)sizeof(T));
+        float c[MATRICES][PAIRS][4] = {};
+        hopper_wait(barriers + warp * 8, turn & 1);
+        int piece = lane;
+#pragma unroll 4
+        for (int first = 0; first < pieces; first += 32, piece += 32, w += 512, x += 32 * ELEMENTS * (int)sizeof(T)) {
+          const bool inside = piece < pieces;
+#pragma unroll
+          for (int m = 0; m < MATRICES; m++)
+            few_multiply<STORAGE, PAIRS>(c[m], inside ? *reinterpret_cast<const uint4 *>(w + m * row_bytes) : make_uint4(0, 0, 0, 0), inside ? x : xs, x_pitch, rows);
+        }
+        const neuron m = now;
+        now = next;
+        __syncwarp();
+        if (mine < count - t0 - owners) {
+          ask_up(now);
+          if (mine < count - t0 - 2 * owners) next = find(t0 + 2 * owners + mine), finish(next);
+        }
+        float u[2 * PAIRS], v[2 * PAIRS];
+        few_diagonal<PAIRS>(u, c[0]);
+        if (GATED) few_diagonal<PAIRS>(v, c[MATRICES - 1]);
+        float h[4] = {};
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+          u[r] = u[r] * m.scale + m.bias;
+          h[r] = GATED ? experts_activate(v[r] * m.gate_scale + m.gate_bias, a.activation) * u[r] : experts_activate(u[r], a.activation);
+          h[r] = m.wanted >> r & 1 ? h[r] * m.down_scale : 0.0f;
+        }
+        if (lane == 0) *reinterpret_cast<float4 *>(hs + (half * WARPS + warp) * 4) = make_float4(h[0], h[1], h[2], h[3]);
+        hopper_wait(barriers + (owners + half * owners + warp) * 8, turn / 2 & 1);
+      }
+      __syncthreads();
+      if (turn == 0) STAMP(8);
+      // All are done with the turn before: its rows of down make room.
+      if (turn > 0 && mine < count - t0 - owners) ask_down(now, 1 - half);
+      const int many = min(owners, count - t0);
+      const bool last = t0 + owners >= count;
+      const float *h = hs + half * WARPS * 4;
+      for (int unit = threadIdx.x; unit < units; unit += THREADS) {
+        float acc[ROWS][N];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+#pragma unroll
+          for (int i = 0; i < N; i++) acc[r][i] = turn == 0 || r >= rows ? 0.0f : sums[(r * units + unit) * N + i];
+        const char *w = downs + half * owners * down_bytes + unit * 4;
+#pragma unroll 4
+        for (int at = 0; at < many; at++) {
+          float v[N];
+          few_widen<STORAGE, N>(v, *reinterpret_cast<const unsigned *>(w + at * down_bytes));
+#pragma unroll
+          for (int r = 0; r < ROWS; r++)
+#pragma unroll
+            for (int i = 0; i < N; i++) acc[r][i] += h[at * 4 + r] * v[i];
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+          if (r >= rows) break;
+          if (last)
+            few_publish<N>(a.partials + (((long long)blockIdx.x * rows + r) * units + unit) * N, acc[r]);
+          else
+#pragma unroll
+            for (int i = 0; i < N; i++) sums[(r * units + unit) * N + i] = acc[r][i];
+        }
+      }
+    }
+    STAMP(9);
+  }
+
+  // ---- The sum over blocks: a warp 16 bytes of the output ----
+  if (a.stages & SUM) {
+    for (int i = begin + warp; i < end; i += WARPS) {
+      int r = 0, vector = i;
+      if (ROWS > 1)
+        while (vector >= vectors) vector -= vectors, r++;
+      const int column = vector * 4 + lane;
+      if (i != begin + warp) bias = a.down_bias != nullptr && lane < 4 && column < a.d_out ? a.down_bias[column] : 0.0f;
+      float sum[4] = {};
+      constexpr int AT_ONCE = 5;
+      for (int p0 = lane; p0 < (int)gridDim.x; p0 += 32 * AT_ONCE) {
+        float v[AT_ONCE][4];
+        float *from = a.partials + (((long long)p0 * rows + r) * vectors + vector) * 4;
+        const long long step = 32ll * rows * vectors * 4;
+#pragma unroll
+        for (int q = 0; q < AT_ONCE; q++)
+          if (p0 + q * 32 < (int)gridDim.x) few_load<4>(v[q], from + q * step);
+#pragma unroll
+        for (int q = 0; q < AT_ONCE; q++) {
+          if (p0 + q * 32 >= (int)gridDim.x) break;
+          few_await<4>(v[q], from + q * step);
+          constexpr float empty[4] = {};
+          few_store<4>(from + q * step, empty);
+#pragma unroll
+          for (int k = 0; k < 4; k++) sum[k] += v[q][k];
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < 4; k++) sum[k] = warp_sum(sum[k]);
+      const float own = lane == 0 ? sum[0] : lane == 1 ? sum[1] : lane == 2 ? sum[2] : sum[3];
+      if (lane < 4 && column < a.d_out) experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own + bias);
+    }
+    STAMP(12);
+    STAMP_TIME(15);
+    // All blocks have read the router's hidden layer, since what came of it is here.
+    if (routes && blockIdx.x == 0) {
+      __syncthreads();
+      constexpr float empty[1] = {};
+      for (int i = threadIdx.x; i < rows * a.router_width; i += THREADS) few_store<1>(a.forecast + i, empty);
+    }
+  }
+}
+
+#define EXPERTS_FEW(name, STORAGE)                                                                                                    \
+  KERNEL __launch_bounds__(512, 1) experts_one_plain_##name(const experts_few_args a) { experts_few<STORAGE, false, 1>(a); } \
+  KERNEL __launch_bounds__(512, 1) experts_one_gated_##name(const experts_few_args a) { experts_few<STORAGE, true, 1>(a); }  \
+  KERNEL __launch_bounds__(512, 1) experts_three_plain_##name(const experts_few_args a) { experts_few<STORAGE, false, 3>(a); } \
+  KERNEL __launch_bounds__(512, 1) experts_three_gated_##name(const experts_few_args a) { experts_few<STORAGE, true, 3>(a); }
+
+EXPERTS_FEW(f16, HALF)
+EXPERTS_FEW(bf16, BFLOAT16)
+EXPERTS_FEW(tf32, TF32)
+EXPERTS_FEW(f32, FLOAT32)
+EXPERTS_FEW(int8, INT8)
+EXPERTS_FEW(fp8, FP8)

@@ -1,0 +1,69 @@
+import { type ExpertsCall, pitchOf, WEIGHT_BYTES } from './call.js';
+import type { FewShape } from './few-plan.js';
+
+/** Most rows of a launch of experts-few.sm90a.cu. */
+export const HOPPER_ROWS = 3;
+export const HOPPER_THREADS = 512;
+const WARPS = HOPPER_THREADS / 32;
+/** Most experts that a router's launch selects from. */
+const ROUTED_EXPERTS = 1024;
+/** Most weights of a router's output layer, which every block reads. */
+const ROUTED_WEIGHTS = 65_536;
+
+/** A layer as experts-few.sm90a.cu reads it. */
+export interface FewHopperShape extends FewShape, Pick<ExpertsCall, 'gate'> {}
+
+/** How a launch of experts-few.sm90a.cu is cut up. */
+export interface FewHopperPlan {
+  /** One a multiprocessor. */
+  readonly blocks: number;
+  /** Warps of a block that have a neuron at a time; 0 where the weights of one have no room. */
+  readonly owners: number;
+  /** 16-byte pieces of the output that a block sums. */
+  readonly share: number;
+  /** Dynamic shared memory. */
+  readonly sharedBytes: number;
+  /** Bytes of the blocks' shares of the output. */
+  readonly partialBytes: number;
+  /** Bytes of the router's hidden layer. */
+  readonly forecastBytes: number;
+}
+
+const upTo = (multiple: number, value: number): number => Math.ceil(value / multiple) * multiple;
+
+/** Cuts a launch up for a card with `sharedBytes` for a block. */
+export function planFewHopper(
+  shape: FewHopperShape,
+  multiprocessors: number,
+  sharedBytes: number,
+): FewHopperPlan {
+  const { rows, dIn, dOut, hidden, storage, routerWidth, experts } = shape;
+  // x is float32 beside float32 weights, 16 bits else.
+  const bytes = storage === 'float32' ? 4 : 2;
+  const upBytes = (shape.gate === 0 ? 1 : 2) * pitchOf(dIn, storage) * WEIGHT_BYTES[storage];
+  const padded = pitchOf(dOut, storage);
+  // A neuron's rows, and those of down of the next.
+  const ownBytes = upBytes + 2 * padded * WEIGHT_BYTES[storage];
+  const fixed =
+    rows * upTo(8, pitchOf(dIn, storage)) * bytes + rows * padded * 4 + WARPS * (3 * 16 + 3 * 8);
+  const room = Math.floor((sharedBytes - fixed) / ownBytes);
+  const owners = Math.max(0, Math.min(WARPS, Math.ceil(hidden / multiprocessors), room));
+  const router =
+    routerWidth === 0
+      ? 0
+      : rows * upTo(16, routerWidth * bytes) +
+        upTo(16, rows * experts * 4) +
+        upTo(16, rows * experts) +
+        rows * Math.ceil(experts / 32) * 4;
+  const canRoute = experts <= ROUTED_EXPERTS && experts * routerWidth <= ROUTED_WEIGHTS;
+  const neededBytes = fixed + Math.max(owners * ownBytes, router);
+  const fits = neededBytes <= sharedBytes && (routerWidth === 0 || canRoute);
+  return {
+    blocks: multiprocessors,
+    owners: fits ? owners : 0,
+    share: Math.ceil((rows * padded) / 4 / multiprocessors),
+    sharedBytes: neededBytes,
+    partialBytes: multiprocessors * rows * padded * 4,
+    forecastBytes: rows * routerWidth * 4,
+  };
+}

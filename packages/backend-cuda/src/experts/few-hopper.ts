@@ -1,0 +1,155 @@
+import type { CudaBackend } from '../backend.js';
+import { withScratch } from '../kernels/run.js';
+import { type Kernel, kernel } from '../launch.js';
+import { ACTIVATIONS, type ExpertsCall, WEIGHT_BYTES } from './call.js';
+import {
+  type FewHopperPlan,
+  HOPPER_ROWS,
+  HOPPER_THREADS,
+  planFewHopper,
+} from './few-hopper-plan.js';
+import { RULES, type SelectionRule } from './select.js';
+
+/** Stages of a launch, as experts-few.sm90a.cu numbers them. */
+const ROUTE = 1;
+const EXPERTS = 2;
+const SUM = 4;
+
+const POINTERS = 14;
+const hopperKernel = (name: string): Kernel =>
+  kernel(
+    'experts-few.sm90a',
+    `experts_${name}`,
+    // One struct.
+    `p ${'+p '.repeat(POINTERS - 1)}${'+i '.repeat(10)}+f +i +i +i`,
+  );
+const both = (name: string) => ({
+  one: { plain: hopperKernel(`one_plain_${name}`), gated: hopperKernel(`one_gated_${name}`) },
+  three: { plain: hopperKernel(`three_plain_${name}`), gated: hopperKernel(`three_gated_${name}`) },
+});
+const kernels = {
+  float16: both('f16'),
+  bfloat16: both('bf16'),
+  tf32: both('tf32'),
+  float32: both('f32'),
+  int8: both('int8'),
+};
+
+/** A router whose weights are packed beside its experts. */
+export interface PackedRouter {
+  /** Device address of [width, dIn], in rows of 16-byte multiples. */
+  readonly hidden: number;
+  /** Device address of [experts, width]. */
+  readonly output: number;
+  readonly width: number;
+  readonly rule: SelectionRule;
+}
+
+/** Where the rows of a launch are. */
+export interface FewRows {
+  readonly x: number;
+  readonly isX16: boolean;
+  readonly selection: number;
+  readonly out: number;
+  readonly isOut16: boolean;
+}
+
+function planOf({ device }: CudaBackend, call: ExpertsCall, routerWidth: number): FewHopperPlan {
+  return planFewHopper(
+    { ...call, routerWidth },
+    device.multiprocessors,
+    device.sharedPerBlockOptin,
+  );
+}
+
+/** Whether this is a Hopper card with room for the path's blocks, and the rows are few enough for it. */
+export function fewHopperFits(backend: CudaBackend, call: ExpertsCall, routerWidth = 0): boolean {
+  return (
+    backend.device.computeCapability[0] === 9 &&
+    call.rows <= HOPPER_ROWS &&
+    planOf(backend, call, routerWidth).owners > 0
+  );
+}
+
+/** The expert op for up to {@link HOPPER_ROWS} rows in one launch. Equal calls give equal bits. */
+export function launchFewHopper(
+  backend: CudaBackend,
+  call: ExpertsCall,
+  router: PackedRouter | undefined,
+  at: FewRows,
+): void {
+  const { rows, storage, gate } = call;
+  const plan = planOf(backend, call, router?.width ?? 0);
+  const exact = storage === 'float32' && backend.precision !== 'float32' ? 'tf32' : storage;
+  const { [gate === 0 ? 'plain' : 'gated']: function_ } =
+    kernels[exact][rows === 1 ? 'one' : 'three'];
+  const route = router ? ROUTE : 0;
+  // Where blocks run one after the other they cannot wait for each other.
+  const launches = backend.device.isEmulated
+    ? [...(router ? [ROUTE] : []), EXPERTS, SUM]
+    : [route | EXPERTS | SUM];
+  withZeros(backend, plan.forecastBytes + plan.partialBytes, (partials) => {
+    for (const stages of launches) {
+      backend.launch(
+        function_,
+        plan.blocks,
+        HOPPER_THREADS,
+        [
+          at.x,
+          at.selection,
+          call.up,
+          gate,
+          call.down,
+          call.upBias,
+          gate === 0 ? 0 : call.gateBias,
+          call.downBias,
+          WEIGHT_BYTES[storage] === 1 ? call.scales : 0,
+          router?.hidden ?? 0,
+          router?.output ?? 0,
+          at.out,
+          partials,
+          partials + plan.partialBytes,
+          rows,
+          call.dIn,
+          call.dOut,
+          call.experts,
+          call.expertSize,
+          ACTIVATIONS.indexOf(call.activation),
+          at.isX16 ? 1 : 0,
+          at.isOut16 ? 1 : 0,
+          router?.width ?? 0,
+          router ? RULES[router.rule.rule] : 0,
+          router?.rule.value ?? 0,
+          stages,
+          plan.owners,
+          plan.share,
+        ],
+        plan.sharedBytes,
+        backend.device.isEmulated ? undefined : { isProgrammatic: true },
+      );
+    }
+  });
+}
+
+/** Memory that launches find and leave as zeros: one for all of a backend's, which run one after the other. */
+const zeros = new WeakMap<CudaBackend, { readonly pointer: number; readonly bytes: number }>();
+
+function withZeros(backend: CudaBackend, bytes: number, use: (pointer: number) => void): void {
+  let kept = zeros.get(backend);
+  if (kept === undefined || kept.bytes < bytes) {
+    if (backend.isCapturing) {
+      // What is allocated now goes with the graph.
+      withScratch(backend, bytes, (pointer) => {
+        backend.memset(pointer, bytes);
+        use(pointer);
+      });
+      return;
+    }
+    // What was kept so far is not given back: graphs may know its address.
+    const size = 2 ** Math.ceil(Math.log2(bytes));
+    kept = { pointer: backend.scratch(size).pointer, bytes: size };
+    backend.memset(kept.pointer, size);
+    zeros.set(backend, kept);
+  }
+  use(kept.pointer);
+}

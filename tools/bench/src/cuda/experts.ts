@@ -1,0 +1,438 @@
+// The expert op on the card, beside the same layer dense: through cuBLASLt on 16-bit matrices, and torch's.
+import { type CudaBackend, kernel, ltProducts, matMul } from '@d2dmoe/backend-cuda';
+import type { Random } from '@d2dmoe/core';
+import {
+  dynamicKExperts,
+  type FeedForwardWeights,
+  type PackedExperts,
+  packExperts,
+  packRouter,
+  routedExperts,
+} from '@d2dmoe/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+import { type Bar, holds } from '../bars.js';
+import { failedRow, type Row } from '../row.js';
+import type { Times } from '../statistics.js';
+import { timeInTurns } from './timing.js';
+import { settle } from './torch.js';
+
+/** One layer, executed for `rows` rows at several densities. */
+export interface ExpertsCase {
+  readonly rows: number;
+  readonly d: number;
+  readonly experts: number;
+  readonly expertSize: number;
+  readonly isGated?: boolean;
+  /** Width of a router that is run with it. */
+  readonly router?: number;
+  /** What the op may take of the dense layer's time at most, by share of experts that each row runs. */
+  readonly bars: Readonly<Record<string, number>>;
+}
+
+export const expertsCases: readonly ExpertsCase[] = [
+  {
+    rows: 50_432,
+    d: 768,
+    experts: 24,
+    expertSize: 128,
+    bars: { 1: 1.15, 0.4: 0.62, 0.2: 0.36, 0.1: 0.22 },
+  },
+  { rows: 50_432, d: 768, experts: 96, expertSize: 32, bars: { 0.2: 0.85, 0.1: 0.5 } },
+  { rows: 50_432, d: 768, experts: 768, expertSize: 4, bars: { 0.4: 1.1, 0.2: 1.1 } },
+  { rows: 197, d: 768, experts: 24, expertSize: 128, bars: { 0.4: 0.8, 0.1: 0.5 } },
+  { rows: 1, d: 768, experts: 24, expertSize: 128, bars: { 0.4: 0.6, 0.2: 0.45 } },
+  { rows: 1, d: 768, experts: 768, expertSize: 4, bars: { 0.2: 0.5 } },
+  { rows: 16, d: 768, experts: 768, expertSize: 4, bars: { 0.2: 0.8 } },
+  {
+    rows: 1,
+    d: 2048,
+    experts: 128,
+    expertSize: 128,
+    isGated: true,
+    router: 128,
+    bars: { 0.2: 0.29 },
+  },
+  { rows: 16, d: 2048, experts: 128, expertSize: 128, isGated: true, bars: { 0.2: 1 } },
+];
+
+/** The cases of a first look. */
+export const smallExpertsCases: readonly ExpertsCase[] = [
+  { rows: 40, d: 32, experts: 6, expertSize: 8, bars: { 0.5: 1 } },
+  { rows: 1, d: 32, experts: 6, expertSize: 8, isGated: true, router: 16, bars: { 0.5: 1 } },
+];
+
+/** Values are drawn once for this many elements and repeated; a prime, so that no row repeats another. */
+const PERIOD = 1_000_003;
+/** Bytes of weights that a graph's layers have together at least, several times the second-level cache. */
+const ROTATED_BYTES = 256 * 2 ** 20;
+const MOST_LAYERS = 16;
+const SAMPLED_ROWS = 4;
+/** Greatest relative error of a row, bf16 against float64. */
+const TOLERANCE = 5e-3;
+const RELU = 0;
+const activateKernel = kernel('experts-composed', 'experts_activate_bf16', 'p p p p p l i i i');
+
+/** A matrix of random values, each a bf16, that the host knows as well. */
+interface Known {
+  tensor: tf.Tensor2D;
+  at(row: number, column: number): number;
+}
+
+/** One layer of a graph: what the op and the dense layer read. */
+interface Layer {
+  x: Known;
+  up: Known;
+  gate: Known | undefined;
+  down: Known;
+  router: { hidden: Known; output: Known } | undefined;
+  /** [rows, experts] */
+  mask: Uint8Array;
+  selection: tf.Tensor2D;
+  packed: PackedExperts;
+}
+
+/** Makes matrices of values in [-1, 1), times a power of two. */
+class Matrices {
+  readonly #backend: CudaBackend;
+  readonly #pattern: Float32Array;
+  readonly #onDevice: tf.Tensor1D;
+  #shift = 0;
+
+  constructor(backend: CudaBackend, random: Random) {
+    this.#backend = backend;
+    const values = new Float32Array(PERIOD);
+    for (let i = 0; i < PERIOD; i++) values[i] = 2 * random.uniform() - 1;
+    // The nearest bf16, halves away from zero: seldom enough to matter for a random value.
+    const words = new Uint32Array(values.buffer);
+    for (let i = 0; i < PERIOD; i++) words[i] = ((words[i] as number) + 0x8000) & 0xffff0000;
+    this.#pattern = values;
+    this.#onDevice = tf.tensor1d(values);
+  }
+
+  make(rows: number, columns: number, power: number): Known {
+    const shift = this.#shift;
+    this.#shift = (shift + 123_457) % PERIOD;
+    const scale = 2 ** power;
+    const backend = this.#backend;
+    const count = rows * columns;
+    const out = backend.output([rows, columns], 'float32');
+    const from = backend.pointer(this.#onDevice);
+    const first = Math.min(count, PERIOD - shift);
+    backend.copy(out.pointer, from + shift * 4, first * 4);
+    backend.copy(out.pointer + first * 4, from, Math.min(count - first, shift) * 4);
+    for (let done = PERIOD; done < count; done *= 2) {
+      backend.copy(out.pointer + done * 4, out.pointer, Math.min(done, count - done) * 4);
+    }
+    const values = tf.engine().makeTensorFromTensorInfo(out) as tf.Tensor2D;
+    const tensor = tf.mul(values, scale) as tf.Tensor2D;
+    values.dispose();
+    const pattern = this.#pattern;
+    return {
+      tensor,
+      at: (row, column) => (pattern[(row * columns + column + shift) % PERIOD] as number) * scale,
+    };
+  }
+
+  dispose(): void {
+    this.#onDevice.dispose();
+  }
+}
+
+/** Each row runs exactly `count` experts, drawn without replacement. */
+function drawMask(rows: number, experts: number, count: number, random: Random): Uint8Array {
+  const mask = new Uint8Array(rows * experts);
+  const order = Uint32Array.from({ length: experts }, (_, i) => i);
+  for (let row = 0; row < rows; row++) {
+    for (let i = 0; i < count; i++) {
+      const j = i + random.integer(experts - i);
+      const expert = order[j] as number;
+      order[j] = order[i] as number;
+      order[i] = expert;
+      mask[row * experts + expert] = 1;
+    }
+  }
+  return mask;
+}
+
+/** log2 of about 1 / sqrt(n / 3): keeps sums of n products of the order of 1. */
+const powerFor = (n: number) => -Math.round(Math.log2(n / 3) / 2);
+
+function makeLayer(
+  { rows, d, experts, expertSize, isGated = false, router }: ExpertsCase,
+  count: number,
+  matrices: Matrices,
+  random: Random,
+): Layer {
+  const hidden = experts * expertSize;
+  const x = matrices.make(rows, d, 0);
+  const up = matrices.make(hidden, d, powerFor(d));
+  const gate = isGated ? matrices.make(hidden, d, powerFor(d)) : undefined;
+  const down = matrices.make(hidden, d, powerFor(count * expertSize));
+  const weights: FeedForwardWeights = {
+    up: up.tensor,
+    down: down.tensor,
+    activation: 'relu',
+    ...(gate && { gate: gate.tensor }),
+  };
+  const mask = drawMask(rows, experts, count, random);
+  return {
+    x,
+    up,
+    gate,
+    down,
+    router:
+      router === undefined
+        ? undefined
+        : {
+            hidden: matrices.make(router, d, powerFor(d)),
+            output: matrices.make(experts, router, 0),
+          },
+    mask,
+    selection: tf.tensor2d(mask, [rows, experts], 'bool'),
+    packed: packExperts(weights, expertSize, { storage: 'bfloat16' }),
+  };
+}
+
+function disposeLayer({ x, up, gate, down, router, selection, packed }: Layer): void {
+  for (const known of [x, up, gate, down, router?.hidden, router?.output]) known?.tensor.dispose();
+  selection.dispose();
+  packed.dispose();
+}
+
+/** The experts that a row's router puts first, in float64. */
+function routedExpertsOf(c: ExpertsCase, layer: Layer, row: number, count: number): number[] {
+  const { router, x } = layer;
+  if (router === undefined) {
+    return Array.from({ length: c.experts }, (_, i) => i).filter(
+      (i) => layer.mask[row * c.experts + i] === 1,
+    );
+  }
+  const width = c.router ?? 0;
+  const hidden = Array.from({ length: width }, (_, w) => {
+    let sum = 0;
+    for (let i = 0; i < c.d; i++) sum += router.hidden.at(w, i) * x.at(row, i);
+    return Math.max(sum, 0);
+  });
+  const norms = Array.from({ length: c.experts }, (_, e) =>
+    Math.abs(hidden.reduce((sum, h, w) => sum + h * router.output.at(e, w), 0)),
+  );
+  return norms
+    .map((norm, expert) => ({ norm, expert }))
+    .sort((a, b) => b.norm - a.norm)
+    .slice(0, count)
+    .map(({ expert }) => expert);
+}
+
+/** ‖out − reference‖ / ‖reference‖ of one row, the reference in float64. */
+function rowError(
+  c: ExpertsCase,
+  { x, up, gate, down }: Layer,
+  row: number,
+  experts: readonly number[],
+  actual: ArrayLike<number>,
+): number {
+  const { d, expertSize } = c;
+  const expected = new Float64Array(d);
+  for (const expert of experts) {
+    for (let j = expert * expertSize; j < (expert + 1) * expertSize; j++) {
+      let projected = 0;
+      let gated = 0;
+      for (let i = 0; i < d; i++) {
+        projected += up.at(j, i) * x.at(row, i);
+        if (gate) gated += gate.at(j, i) * x.at(row, i);
+      }
+      const activation = gate ? Math.max(gated, 0) * projected : Math.max(projected, 0);
+      for (let o = 0; o < d; o++) {
+        expected[o] = (expected[o] as number) + activation * down.at(j, o);
+      }
+    }
+  }
+  const norm = Math.hypot(...expected);
+  return Math.hypot(...expected.map((value, o) => value - (actual[o] as number))) / norm;
+}
+
+/** Enqueues the op on a layer. */
+function execute({ x, selection, packed }: Layer, density: number): tf.Tensor2D {
+  return dynamicKExperts(x.tensor, selection, packed, { expectedDensity: density });
+}
+
+/** Enqueues the same layer dense on bf16 matrices, bias and activation in cuBLASLt's epilogues where it has them. */
+function dense(backend: CudaBackend, c: ExpertsCase, { x, up, gate, down }: Layer, zeros: Zeros) {
+  const { rows, d, experts, expertSize } = c;
+  const hidden = experts * expertSize;
+  const first = backend.output16([rows, hidden]);
+  const out = backend.output16([rows, d]);
+  const product = { a: backend.pointer16(x.tensor), m: rows, n: hidden, k: d, transposeB: true };
+  const is16 = { operands: 'bf16', result: 'bf16' } as const;
+  const scratch = [first, out];
+  const b = backend.pointer16(up.tensor);
+  if (gate === undefined) {
+    const bias = backend.pointer16(zeros.values);
+    matMul(backend, { ...product, b, out: first.pointer, bias, activation: 'relu', ...is16 });
+  } else {
+    const gated = backend.output16([rows, hidden]);
+    scratch.push(gated);
+    matMul(backend, { ...product, b, out: first.pointer, ...is16 });
+    matMul(backend, {
+      ...product,
+      b: backend.pointer16(gate.tensor),
+      out: gated.pointer,
+      ...is16,
+    });
+    const none = backend.pointer(zeros.values);
+    backend.launch(activateKernel, backend.blocks(rows * hidden), 256, [
+      first.pointer,
+      gated.pointer,
+      backend.pointer(zeros.everyone),
+      none,
+      none,
+      rows,
+      1,
+      hidden,
+      RELU,
+    ]);
+  }
+  const second = { a: first.pointer, b: backend.pointer16(down.tensor), out: out.pointer };
+  const bias = backend.pointer16(zeros.values);
+  matMul(backend, { ...second, m: rows, n: d, k: hidden, bias, ...is16 });
+  for (const info of scratch) backend.disposeIntermediateTensorInfo(info);
+}
+
+/** Biases of nothing, and a mask that lets every row run the whole layer. */
+interface Zeros {
+  values: tf.Tensor1D;
+  everyone: tf.Tensor2D;
+}
+
+const nameOf = (c: ExpertsCase, share: number) =>
+  `experts ${c.experts} x ${c.expertSize}${c.isGated ? ' gated' : ''}, d ${c.d}, N ${c.rows}, ` +
+  `${Math.round(share * 100)} %${c.router === undefined ? '' : ' with router'}: ours / dense`;
+
+async function timeCase(
+  backend: CudaBackend,
+  c: ExpertsCase,
+  share: number,
+  random: Random,
+): Promise<Row['times']> {
+  const count = Math.round(share * c.experts);
+  const hidden = c.experts * c.expertSize;
+  const bytes = hidden * c.d * 2 * (c.isGated ? 3 : 2);
+  const layers = Math.max(2, Math.min(MOST_LAYERS, Math.ceil(ROTATED_BYTES / bytes)));
+  const matrices = new Matrices(backend, random);
+  const all = Array.from({ length: layers }, () => makeLayer(c, count, matrices, random));
+  const zeros: Zeros = {
+    values: tf.zeros([Math.max(hidden, c.d)]),
+    everyone: tf.ones([c.rows, 1], 'bool'),
+  };
+  const routers = all.map(({ router, packed }) =>
+    router === undefined
+      ? undefined
+      : packRouter({ hidden: router.hidden.tensor, output: router.output.tensor }, packed),
+  );
+  const ours = (layer: Layer, i: number): tf.Tensor2D => {
+    const router = routers[i];
+    if (router === undefined) return execute(layer, share);
+    const rule = { rule: 'topK', value: count } as const;
+    const options = { expectedDensity: share };
+    return routedExperts(layer.x.tensor, router, rule, layer.packed, options);
+  };
+  try {
+    for (const [i, layer] of all.entries()) {
+      dense(backend, c, layer, zeros);
+      const out = ours(layer, i);
+      if (i === 0 || i === layers - 1) {
+        for (let sample = 0; sample < SAMPLED_ROWS; sample++) {
+          const row = random.integer(c.rows);
+          const actual = tf.tidy(() => tf.slice(out, [row, 0], [1, c.d]).dataSync());
+          const error = rowError(c, layer, row, routedExpertsOf(c, layer, row, count), actual);
+          if (!(error <= TOLERANCE)) {
+            throw new Error(`A row is off by ${error.toExponential(1)} of its norm.`);
+          }
+        }
+      }
+      out.dispose();
+    }
+    const oursGraph = backend.capture(() => {
+      for (const [i, layer] of all.entries()) ours(layer, i).dispose();
+    });
+    const denseGraph = backend.capture(() => {
+      for (const layer of all) dense(backend, c, layer, zeros);
+    });
+    try {
+      const times = await timeInTurns(backend, {
+        ours: () => oursGraph.launch(),
+        dense: () => denseGraph.launch(),
+      });
+      return Object.fromEntries(
+        Object.entries(times).map(([label, { median, low, high, runs }]) => [
+          label,
+          { median: median / layers, low: low / layers, high: high / layers, runs },
+        ]),
+      );
+    } finally {
+      oursGraph.dispose();
+      denseGraph.dispose();
+    }
+  } finally {
+    for (const layer of all) disposeLayer(layer);
+    for (const router of routers) router?.dispose();
+    tf.dispose(Object.values(zeros));
+    matrices.dispose();
+  }
+}
+
+/** What the experts' rows are made of. */
+export interface ExpertsPlans {
+  cases?: readonly ExpertsCase[];
+  /** torch's time of a dense layer, in milliseconds by "rows,d,hidden,gated": what peers/torch_layers.py prints. */
+  torch: (layers: readonly string[]) => Promise<unknown>;
+  wanted: (name: string) => boolean;
+}
+
+/**
+ * The experts' rows: the op's time over the dense layer's, both in bf16, in replays of a CUDA graph over layers whose
+ * weights exceed the cache, each with its own rows and mask. Beside them torch's dense layer where there is torch.
+ */
+export async function expertsRows(
+  backend: CudaBackend,
+  random: Random,
+  { cases = expertsCases, torch, wanted }: ExpertsPlans,
+): Promise<Row[]> {
+  const plans = cases
+    .flatMap((c) =>
+      Object.entries(c.bars)
+        .map(([share, atMost]) => ({ c, share: Number(share), bar: { atMost } }))
+        .sort((a, b) => b.share - a.share),
+    )
+    .filter(({ c, share }) => wanted(nameOf(c, share)));
+  if (plans.length === 0) return [];
+  const keyOf = ({ rows, d, experts, expertSize, isGated = false }: ExpertsCase) =>
+    [rows, d, experts * expertSize, isGated].join();
+  const timed = await settle(() => torch([...new Set(plans.map(({ c }) => keyOf(c)))]));
+  const peer = 'value' in timed ? (timed.value as Record<string, Times>) : {};
+  const { precision } = backend;
+  backend.precision = 'bf16';
+  const rows: Row[] = [];
+  try {
+    for (const { c, share, bar } of plans) {
+      const named: { name: string; bar: Bar } = { name: nameOf(c, share), bar };
+      try {
+        if (ltProducts(backend).library === undefined) throw new Error('cuBLASLt was not found.');
+        const times = await timeCase(backend, c, share, random);
+        const value = (times?.['ours']?.median ?? Number.NaN) / (times?.['dense']?.median ?? 0);
+        const torchs = peer[keyOf(c)];
+        rows.push({
+          ...named,
+          value,
+          holds: holds(bar, value),
+          times: { ...times, ...(torchs && { torch: torchs }) },
+        });
+      } catch (error) {
+        rows.push(failedRow(named, error));
+      }
+    }
+  } finally {
+    backend.precision = precision;
+  }
+  return rows;
+}

@@ -1,0 +1,348 @@
+// Checks the expert op's path for up to 3 rows on a Hopper GPU against a plain kernel that sums in float64, then times it
+// in CUDA graphs beside the same layer through cuBLASLt. Needs no more than nvcc and the driver:
+//
+//   nvcc -O3 -std=c++17 -gencode arch=compute_90a,code=sm_90a -o /tmp/experts-few tools/cuda-check/experts-few-hopper.cu -ldl
+//   /tmp/experts-few         both; /tmp/experts-few check or /tmp/experts-few time for one
+//
+// A graph holds a chain of layers, each with weights, rows and mask of its own, together several times the L2 cache; a
+// time is that of one layer. With -DFEW_STAMPS cycles from the kernel's start to its stages are printed too. The last
+// lines are the cases that have a bar, with the best of the variants; the exit code is 1 if a check failed, and 3 if only
+// bars were missed. D2DMOE_LIBCUBLASLT names cuBLASLt's file where the dynamic linker does not find it.
+#include "../../kernels/cuda/experts-few.sm90a.cu"
+#include "experts-layer.cuh"
+
+// ---- The op ----------------------------------------------------------------------------------------------------------
+
+// How a launch is cut up.
+struct Variant {
+  const char *name;
+  int owners;            // at most
+  bool dependent, apart;  // programmatic launch; a launch a stage
+};
+
+struct Few {
+  Shape shape;
+  int storage, rows, x_type, out_type;
+  Variant variant;
+  int blocks, owners, share, shared;
+  float *partials, *forecast;
+  long long *stamps;
+
+  Few(const Shape &s, int storage, int rows, int x_type, int out_type, Variant v) : shape(s), storage(storage), rows(rows), x_type(x_type), out_type(out_type), variant(v) {
+    CHECK(cudaFuncSetAttribute(kernel(), cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
+    blocks = multiprocessors;
+    const int capacity = (s.hidden + blocks - 1) / blocks;
+    const int el = elements(storage), pieces = (s.d + el - 1) / el, down_bytes = (s.d_out + el - 1) / el * 16, padded = pitch_of(s.d_out, storage);
+    const int up_bytes = (s.gated ? 2 : 1) * pieces * 16, size = storage == TF32 || storage == FLOAT32 ? 4 : 2;
+    const int r_bytes = (s.router * size + 15) / 16 * 16, n = s.experts();
+    const int fixed = rows * (pieces * el + 7) / 8 * 8 * size + rows * padded * 4 + 2 * 16 * 16 + 16 * 16 + 3 * 16 * 8;
+    owners = std::min({16, v.owners, capacity, (227 * 1024 - fixed) / (up_bytes + 2 * down_bytes)});
+    if (owners < 1) printf("no room\n"), exit(2);
+    const int router = s.router ? rows * r_bytes + (rows * n * 4 + 15) / 16 * 16 + (rows * n + 15) / 16 * 16 + rows * ((n + 31) / 32) * 4 : 0;
+    if (router > owners * (up_bytes + 2 * down_bytes)) printf("no room for the router\n"), exit(2);
+    shared = owners * (up_bytes + 2 * down_bytes) + fixed;
+    share = (rows * padded / 4 + blocks - 1) / blocks;
+    const size_t count = (size_t)blocks * rows * padded;
+    partials = device<float>(count);
+    forecast = device<float>((size_t)rows * std::max(1, s.router));
+    CHECK(cudaMemset(partials, 0, count * 4));
+    CHECK(cudaMemset(forecast, 0, (size_t)rows * std::max(1, s.router) * 4));
+    stamps = device<long long>(blocks * 16);
+  }
+  ~Few() { cudaFree(partials), cudaFree(forecast), cudaFree(stamps); }
+  Few(const Few &) = delete;
+
+  void fill_config(cudaLaunchConfig_t &config, cudaLaunchAttribute *attribute) const {
+    config.gridDim = dim3(blocks), config.blockDim = dim3(512), config.dynamicSmemBytes = shared;
+    config.attrs = attribute, config.numAttrs = 0;
+    if (variant.dependent) {
+      attribute[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attribute[config.numAttrs].val.programmaticStreamSerializationAllowed = 1;
+      config.numAttrs++;
+    }
+  }
+
+  const void *kernel() const {
+    typedef void (*Kernel)(experts_few_args);
+#define KERNELS(name) {{experts_one_plain_##name, experts_one_gated_##name}, {experts_three_plain_##name, experts_three_gated_##name}}
+    static const Kernel kernels[6][2][2] = {KERNELS(f16), KERNELS(bf16), KERNELS(tf32), KERNELS(f32), KERNELS(int8), KERNELS(fp8)};
+#undef KERNELS
+    return (const void *)kernels[storage][rows > 1][shape.gated];
+  }
+  void run(const Weights &w, const void *x, const unsigned char *selection, float share, void *out, cudaStream_t stream) const {
+    experts_few_args a = {};
+    a.x = x, a.selection = selection, a.up = w.up, a.gate = w.gate, a.down = w.down;
+    a.up_bias = w.up_bias, a.gate_bias = w.gate_bias, a.down_bias = w.down_bias, a.scales = w.scales;
+    if (shape.router && selection == nullptr) a.router_hidden = w.router_hidden, a.router_output = w.router_output;
+    a.out = out, a.partials = partials, a.forecast = forecast;
+    a.rows = rows, a.d = shape.d, a.d_out = shape.d_out, a.experts = shape.experts(), a.expert_size = shape.size, a.activation = shape.activation;
+    a.x_type = x_type, a.out_type = out_type, a.router_width = shape.router, a.rule = 1, a.value = std::max(1.0f, std::round(share * shape.experts()));
+    a.owners = owners, a.share = share;
+#ifdef FEW_STAMPS
+    a.stamps = stamps;
+#endif
+    std::vector<int> launches = {ROUTE | EXPERTS | SUM};
+    if (variant.apart) launches = {ROUTE, EXPERTS, SUM};
+    for (int stages : launches) {
+      if (stages == ROUTE && !a.router_hidden) continue;
+      a.stages = stages;
+      cudaLaunchConfig_t config = {};
+      cudaLaunchAttribute attribute[2];
+      fill_config(config, attribute);
+      config.stream = stream;
+      void *args[] = {&a};
+      CHECK(cudaLaunchKernelExC(&config, kernel(), args));
+    }
+  }
+  // Cycles from the start to each stamp: the median and the most over blocks.
+  void print_stamps() const {
+#ifdef FEW_STAMPS
+    std::vector<long long> v(blocks * 16);
+    CHECK(cudaMemcpy(v.data(), stamps, v.size() * 8, cudaMemcpyDeviceToHost));
+    printf("      stamps (median/most):");
+    for (int i : {1, 2, 3, 13, 4, 5, 6, 7, 8, 9, 12}) {
+      std::vector<long long> all;
+      for (int b = 0; b < blocks; b++)
+        if (v[b * 16 + i] != -1) all.push_back(v[b * 16 + i] - v[b * 16]);
+      if (all.empty()) continue;
+      std::sort(all.begin(), all.end());
+      printf(" %d:%lld/%lld", i, all[all.size() / 2], all.back());
+    }
+    long long first = 1ll << 62, late = 0, last = 0;
+    for (int b = 0; b < blocks; b++) first = std::min(first, v[b * 16 + 14]);
+    for (int b = 0; b < blocks; b++) late = std::max(late, v[b * 16 + 14] - first), last = std::max(last, v[b * 16 + 15] - first);
+    printf(" | ns: last start %lld, last end %lld\n", late, last);
+#endif
+  }
+};
+
+// ---- Checks ------------------------------------------------------------------------------------------------------------
+
+// The router's experts by its own scores, its hidden layer rounded as the kernel does.
+// `margin` is the least relative distance between the last that runs and the first that does not.
+static std::vector<unsigned char> reference_route(const Shape &s, const Weights &w, const float *x, int rows, int storage, float share, double &margin) {
+  margin = 1;
+  const std::vector<float> xs = host(x, (size_t)rows * s.d), wh = host(w.plain_router_hidden, (size_t)s.router * s.d), wo = host(w.plain_router_output, (size_t)s.experts() * s.router);
+  const int n = s.experts(), k = (int)std::max(1.0f, std::round(share * n));
+  std::vector<unsigned char> mask((size_t)rows * n);
+  for (int r = 0; r < rows; r++) {
+    std::vector<double> h(s.router), norm(n);
+    for (int j = 0; j < s.router; j++) {
+      double sum = 0;
+      for (int i = 0; i < s.d; i++) sum += (double)xs[(size_t)r * s.d + i] * wh[(size_t)j * s.d + i];
+      const float v = (float)std::max(0.0, sum);
+      h[j] = storage == BFLOAT16 ? (double)__bfloat162float(__float2bfloat16(v)) : storage == TF32 || storage == FLOAT32 ? (double)v : (double)__half2float(__float2half(v));
+    }
+    for (int e = 0; e < n; e++) {
+      double sum = 0;
+      for (int j = 0; j < s.router; j++) sum += h[j] * wo[(size_t)e * s.router + j];
+      norm[e] = std::fabs(sum);
+    }
+    for (int e = 0; e < n; e++) {
+      int place = 0;
+      for (int o = 0; o < n; o++) place += norm[o] > norm[e] || (norm[o] == norm[e] && o < e);
+      mask[(size_t)r * n + e] = place < k;
+    }
+    std::vector<double> sorted = norm;
+    std::sort(sorted.rbegin(), sorted.rend());
+    if (k < n) margin = std::min(margin, 1 - sorted[k] / sorted[k - 1]);
+  }
+  return mask;
+}
+
+static void check_one(const Shape &s, int storage, int rows, double density, Variant v, bool biases, int x_type, int out_type) {
+  static unsigned seed = 1;
+  static std::mt19937 random(5);
+  seed += 40;
+  const Weights w = make_weights(s, storage, seed, true, biases);
+  float *x = device<float>((size_t)rows * s.d), *x32 = device<float>((size_t)rows * s.d);
+  char *x16 = device<char>((size_t)rows * s.d * 4);
+  // The reference reads what the kernel reads.
+  const int rounding = x_type ? x_type : storage == BFLOAT16 ? 1 : storage == TF32 || storage == FLOAT32 ? 0 : 2;
+  std::vector<unsigned char> mask = random_mask(rows, s.experts(), density, random);
+  for (int turn = 0; turn < 300; turn++) {
+    fill<<<64, 256>>>(x, (size_t)rows * s.d, seed + 30 + 1000 * turn, 1.7f);
+    convert<<<64, 256>>>(x, x16, (size_t)rows * s.d, rounding);
+    unpack<<<64, 256>>>(x16, nullptr, x32, rows, s.d, s.d, rounding == 1 ? (int)BFLOAT16 : rounding == 2 ? (int)HALF : (int)FLOAT32);
+    CHECK(cudaDeviceSynchronize());
+    if (!s.router) break;
+    // Another rounding of the router's sums must not change the selection.
+    double margin;
+    mask = reference_route(s, w, x32, rows, storage, density, margin);
+    if (margin > 1.5e-3) break;
+  }
+  unsigned char *selection = device<unsigned char>(mask.size());
+  CHECK(cudaMemcpy(selection, mask.data(), mask.size(), cudaMemcpyHostToDevice));
+  double *hidden = device<double>((size_t)rows * s.hidden), *expected = device<double>((size_t)rows * s.d_out);
+  reference_hidden<<<((size_t)rows * s.hidden + 7) / 8, 256>>>(x32, w, s, rows, selection, hidden);
+  reference_out<<<((size_t)rows * s.d_out + 255) / 256, 256>>>(hidden, w, s, rows, expected);
+  std::vector<double> right((size_t)rows * s.d_out);
+  CHECK(cudaMemcpy(right.data(), expected, right.size() * 8, cudaMemcpyDeviceToHost));
+  Few few(s, storage, rows, x_type, out_type, v);
+  const size_t out_bytes = right.size() * (out_type ? 2 : 4);
+  char *out = device<char>(out_bytes + 256);
+  std::vector<char> first, again(out_bytes), tail(256);
+  bool repeatable = true, outside = false;
+  cudaError_t error = cudaSuccess;
+  for (int time = 0; time < 3 && error == cudaSuccess; time++) {
+    CHECK(cudaMemset(out, 0xff, out_bytes + 256));
+    few.run(w, x_type ? (const void *)x16 : x, s.router ? nullptr : selection, density, out, 0);
+    error = cudaDeviceSynchronize();
+    if (error != cudaSuccess) break;
+    CHECK(cudaMemcpy(again.data(), out, out_bytes, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(tail.data(), out + out_bytes, 256, cudaMemcpyDeviceToHost));
+    for (char c : tail) outside |= c != (char)0xff;
+    if (first.empty()) first = again;
+    repeatable &= first == again;
+  }
+  double d = 0, r = 0;
+  for (size_t i = 0; i < right.size() && error == cudaSuccess; i++) {
+    double got;
+    if (out_type == 0) got = ((float *)first.data())[i];
+    else if (out_type == 1) got = __bfloat162float(((bf16 *)first.data())[i]);
+    else got = __half2float(((__half *)first.data())[i]);
+    d += (got - right[i]) * (got - right[i]), r += right[i] * right[i];
+  }
+  const double relative = std::sqrt(d / r);
+  const double bar = storage == BFLOAT16 || out_type == 1 ? 5e-3 : storage == FLOAT32 ? 1e-5 : 1e-3;
+  checks++;
+  if (error != cudaSuccess || !repeatable || outside || !(relative <= bar)) {
+    failures++;
+    printf("FAILED %s %s d %d hidden %d e %d d_out %d%s act %d rows %d density %.2f router %d x %d out %d bias %d: %s %.2e, bar %.0e%s%s\n", v.name, NAMES[storage], s.d, s.hidden, s.size, s.d_out,
+           s.gated ? " gated" : "", s.activation, rows, density, s.router, x_type, out_type, biases, error == cudaSuccess ? "error" : cudaGetErrorString(error), relative, bar, repeatable ? "" : ", not repeatable",
+           outside ? ", wrote past the end" : "");
+    if (error != cudaSuccess) exit(1);
+  }
+  for (void *p : {(void *)x, (void *)x32, (void *)x16, (void *)selection, (void *)hidden, (void *)expected, (void *)out, w.up, w.gate, w.down, (void *)w.scales, (void *)w.plain_up, (void *)w.plain_gate, (void *)w.plain_down, w.router_hidden, w.router_output})
+    if (p) CHECK(cudaFree(p));
+}
+
+static const Variant PLAIN = {"plain", 16, false, false}, DEPENDENT = {"dependent", 16, true, false}, APART = {"a launch a stage", 16, false, true}, OWNERS_4 = {"4 owners", 4, false, false};
+
+static void check_all() {
+  const Variant all[] = {PLAIN, OWNERS_4, APART, DEPENDENT};
+  for (int storage = 0; storage < 6; storage++) {
+    const int x16 = storage == BFLOAT16 ? 1 : 2;
+    for (const Variant &v : all) {
+      check_one({768, 3072, 128, 768, false}, storage, 1, 0.2, v, true, 0, 0);
+      check_one({768, 3072, 4, 768, false, 0}, storage, 3, 0.2, v, true, 0, 0);
+      check_one({256, 1024, 32, 256, true, 3}, storage, 2, 0.4, v, true, 0, 0);
+      check_one({100, 132, 6, 77, true, 2}, storage, 3, 0.5, v, false, 0, 0);
+      check_one({33, 64, 16, 40, false, 1}, storage, 1, 0.9, v, true, 0, 0);
+      if (storage < TF32) check_one({768, 3072, 128, 768, false}, storage, 3, 0.4, v, true, x16, x16);
+      check_one({512, 4096, 64, 512, true, 1, 128}, storage, 2, 0.25, v, true, 0, 0);
+      check_one({512, 4096, 64, 512, true, 1, 64}, storage, 1, 0.25, v, true, 0, 0);
+    }
+    check_one({2048, 16384, 128, 2048, true, 2, 128}, storage, 1, 0.2, PLAIN, true, 0, 0);
+    check_one({1024, 4096, 4, 1000, false}, storage, 3, 0.6, PLAIN, true, 0, 0);
+    check_one({1024, 6144, 3, 1000, false}, storage, 1, 0.6, PLAIN, true, 0, 0);
+  }
+  check_one({768, 3072, 128, 768, false}, HALF, 1, 1, PLAIN, true, 0, 0);
+  printf("%d of %d checks failed\n", failures, checks);
+}
+
+// ---- Times -------------------------------------------------------------------------------------------------------------
+
+static std::vector<std::string> summary;
+
+// The op over all variants.
+static void time_op(const Sets &sets, int rows, double density, bool router, double dense, double bar, const std::vector<Variant> &variants) {
+  const Shape &s = sets.shape;
+  const int type = sets.storage == BFLOAT16 ? 1 : 2, n = s.experts();
+  Rows io(sets.layers, rows, s.d, s.d_out, type);
+  std::mt19937 random(7);
+  std::vector<unsigned char *> masks;
+  double bytes = 0;
+  for (int i = 0; i < sets.layers; i++) {
+    const std::vector<unsigned char> mask = random_mask(rows, n, density, random);
+    masks.push_back(device<unsigned char>(mask.size()));
+    CHECK(cudaMemcpy(masks.back(), mask.data(), mask.size(), cudaMemcpyHostToDevice));
+    int any = 0;
+    for (int e = 0; e < n; e++) {
+      bool one = false;
+      for (int r = 0; r < rows; r++) one |= mask[(size_t)r * n + e];
+      any += one;
+    }
+    bytes += (double)sets.weights[0].bytes * any / n / sets.layers;
+  }
+  double best = 1e30;
+  const char *winner = "";
+  for (const Variant &v : variants) {
+    Few few(s, sets.storage, rows, type, type, v);
+    const double us = graph_us(sets.layers, [&](int i, cudaStream_t stream) {
+      few.run(sets.of(i), io.x[i], router ? nullptr : masks[i], density, io.out[i], stream);
+      return cudaGetLastError() == cudaSuccess;
+    });
+    printf("    %-26s %7.2f us  %.3f x dense  %.2f TB/s\n", v.name, us, us / dense, bytes / us * 1e-6);
+    few.print_stamps();
+    if (us < best) best = us, winner = v.name;
+  }
+  char line[300];
+  snprintf(line, sizeof line, "%-5s d %d hidden %d e %-4d%s N %-3d %3.0f %%%s: %7.2f us (%s), dense %.2f, ratio %.3f%s", NAMES[sets.storage], s.d, s.hidden, s.size, s.gated ? " gated" : "", rows, density * 100,
+           router ? " with router" : "", best, winner, dense, best / dense, "");
+  std::string text = line;
+  if (bar > 0) {
+    snprintf(line, sizeof line, ", bar %.2f %s", bar, best <= bar * dense ? "holds" : "MISSED");
+    text += line;
+    missed += best > bar * dense;
+  }
+  printf("  %s\n", text.c_str());
+  summary.push_back(text);
+  for (unsigned char *m : masks) CHECK(cudaFree(m));
+}
+
+__global__ void nothing() {}
+
+static void time_all(const CublasLt &lt) {
+  printf("An empty kernel in a chain: %.2f us\n", graph_us(64, [](int, cudaStream_t stream) { return nothing<<<132, 512, 0, stream>>>(), true; }));
+  const std::vector<Variant> both = {PLAIN, DEPENDENT};
+  for (int storage : {HALF, BFLOAT16}) {
+    printf("%s, d 768, hidden 3072\n", NAMES[storage]);
+    Sets sets({768, 3072, 128, 768, false}, storage);
+    const double dense1 = dense_us(lt, sets, 1);
+    time_op(sets, 1, 0.4, false, dense1, 0.6, both);
+    time_op(sets, 1, 0.2, false, dense1, 0.45, both);
+    if (storage == HALF) {
+      time_op(sets, 1, 1.0, false, dense1, 0, both);
+      time_op(sets, 2, 0.2, false, dense1, 0, both);
+      time_op(sets, 3, 0.2, false, dense1, 0, both);
+    }
+    sets.shape.size = 4;
+    time_op(sets, 1, 0.2, false, dense1, 0.5, both);
+  }
+  for (int storage : {HALF, BFLOAT16}) {
+    printf("%s, gated, d 2048, hidden 16384\n", NAMES[storage]);
+    Sets sets({2048, 16384, 128, 2048, true, 2, 128}, storage);
+    const double dense1 = std::min(dense_us(lt, sets, 1), dense_joined_us(lt, sets, 1));
+    time_op(sets, 1, 0.2, true, dense1, 0.29, both);
+    time_op(sets, 1, 0.2, false, dense1, 0, both);
+    if (storage == HALF)
+      for (int small : {INT8, FP8}) {
+        Sets compact({2048, 16384, 128, 2048, true, 2, 128}, small);
+        time_op(compact, 1, 0.2, true, dense1, 0, both);
+      }
+  }
+  printf("\n");
+  for (const std::string &line : summary) printf("%s\n", line.c_str());
+  printf("%d bars missed\n", missed);
+}
+
+int main(int count, char **args) {
+  const std::string what = count > 1 ? args[1] : "";
+  cudaDeviceProp properties;
+  CHECK(cudaGetDeviceProperties(&properties, 0));
+  multiprocessors = properties.multiProcessorCount;
+  printf("%s, %d multiprocessors\n", properties.name, multiprocessors);
+  setvbuf(stdout, nullptr, _IOLBF, 0);
+  alarm(60);  // a barrier that never opens ends here
+  if (what != "time") check_all();
+  if (what != "check") {
+    CublasLt lt;
+    if (!lt.open()) {
+      printf("cuBLASLt is not there: no dense layer to compare with.\n");
+      return 2;
+    }
+    time_all(lt);
+  }
+  return failures ? 1 : missed ? 3 : 0;
+}

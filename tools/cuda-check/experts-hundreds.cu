@@ -1,0 +1,514 @@
+// Checks the expert op for some hundred rows (kernels/cuda/experts-hundreds) on a Hopper GPU against float64, then times
+// it in CUDA graphs over 16 layers, whose weights exceed the cache, beside the dense layer through cuBLASLt. Needs no
+// more than nvcc and the driver:
+//
+//   nvcc -O3 -std=c++17 -gencode arch=compute_90a,code=sm_90a -o /tmp/hundreds tools/cuda-check/experts-hundreds.cu -ldl
+//   /tmp/hundreds            both; /tmp/hundreds check or /tmp/hundreds time for one
+//
+// With -DPROBES it prints where a block's time goes. The exit code is 1 if a check failed. D2DMOE_LIBCUBLASLT names
+// cuBLASLt's file where the dynamic linker does not find it.
+#include <cuda.h>
+#include <cuda_runtime.h>
+#include <dlfcn.h>
+#include <glob.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#ifdef PROBES
+__device__ long long probes[1024 * 8];
+#define PROBE(i) if (threadIdx.x == 0) probes[blockIdx.x * 8 + i] = clock64()
+#endif
+#include "../../kernels/cuda/experts-hundreds-masked.sm90a.cu"
+#include "../../kernels/cuda/experts-hundreds.sm90a.cu"
+
+#define CHECK(call)                                                                   \
+  do {                                                                                \
+    cudaError_t error = (call);                                                       \
+    if (error != cudaSuccess) {                                                       \
+      printf("%s:%d %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error)); \
+      fflush(stdout), _exit(2);                                                       \
+    }                                                                                 \
+  } while (0)
+
+static int multiprocessors, failures, checks;
+static cudaStream_t stream;  // of all that is timed; waits for what the default stream does, and the reverse
+
+// Waits for the device, but not for ever: a kernel that hangs is named.
+static cudaError_t settle(const char *what) {
+  const auto start = std::chrono::steady_clock::now();
+  for (;;) {
+    const cudaError_t state = cudaStreamQuery(stream);
+    if (state != cudaErrorNotReady) return state;
+    if (std::chrono::steady_clock::now() - start > std::chrono::seconds(8)) {
+      printf("FAILED: %s does not end\n", what);
+      fflush(stdout), _exit(3);
+    }
+    usleep(50);
+  }
+}
+
+// ---- Inputs and the reference --------------------------------------------------------------------------------------
+
+__device__ __forceinline__ unsigned long long mix(unsigned long long h) {
+  h ^= h >> 32, h *= 0xd6e8feb86659fd93ull, h ^= h >> 32, h *= 0xd6e8feb86659fd93ull, h ^= h >> 32;
+  return h;
+}
+__device__ __forceinline__ float uniform(size_t i, unsigned seed) {
+  return (float)(mix((i + 1) * 0x9e3779b97f4a7c15ull + seed * 0xd1b54a32d192ed03ull) >> 40) / (float)(1 << 23) - 1.0f;
+}
+template <typename T> __global__ void fill(T *x, size_t n, unsigned seed, float scale) {
+  for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) x[i] = from_float<T>(scale * uniform(i, seed));
+}
+// k of n experts for each row, without replacement.
+__global__ void draw_masks(unsigned char *selection, int rows, int n, int k, unsigned seed) {
+  for (int row = blockIdx.x * blockDim.x + threadIdx.x; row < rows; row += gridDim.x * blockDim.x) {
+    int left = k;
+    for (int i = 0; i < n; i++) {
+      const unsigned r = (unsigned)(mix(((size_t)row * n + i + 1) * 0x9e3779b97f4a7c15ull + seed * 0xd1b54a32d192ed03ull) >> 33) % (unsigned)(n - i);
+      selection[(size_t)row * n + i] = (int)r < left;
+      if ((int)r < left) left--;
+    }
+  }
+}
+
+// hidden [rows, experts · size], then out, in float64.
+template <typename T>
+__global__ void reference_hidden(const T *x, const T *up, const float *up_bias, const unsigned char *selection, double *hidden, int d, int experts, int size, int activation) {
+  const int h = experts * size, row = blockIdx.x;
+  for (int j = threadIdx.x; j < h; j += blockDim.x) {
+    double a = 0;
+    if (selection[(size_t)row * experts + j / size]) {
+      double z = up_bias[j];
+      for (int i = 0; i < d; i++) z += (double)to_float(x[(size_t)row * d + i]) * (double)to_float(up[(size_t)j * d + i]);
+      a = z > 0 ? z : 0;
+      if (activation == 1) a = 0.5 * z * (1 + erf(z * 0.70710678118654752));
+      if (activation == 2) a = 0.5 * z * (1 + tanh(0.79788456080286536 * (z + 0.044715 * z * z * z)));
+      if (activation == 3) a = z / (1 + exp(-z));
+    }
+    hidden[(size_t)row * h + j] = a;
+  }
+}
+template <typename T> __global__ void reference_out(const double *hidden, const T *down, const float *bias, double *out, int h, int d_out) {
+  for (int c = threadIdx.x; c < d_out; c += blockDim.x) {
+    double sum = bias[c];
+    for (int j = 0; j < h; j++) {
+      const double a = hidden[(size_t)blockIdx.x * h + j];
+      if (a != 0) sum += a * (double)to_float(down[(size_t)j * d_out + c]);
+    }
+    out[(size_t)blockIdx.x * d_out + c] = sum;
+  }
+}
+template <typename T> static T *device(size_t count) {
+  void *p;
+  CHECK(cudaMalloc(&p, count * sizeof(T) + 8192));
+  return (T *)p;
+}
+
+// ---- Tensor maps ---------------------------------------------------------------------------------------------------
+
+typedef CUresult (*EncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                                const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+static EncodeTiled encode_tiled;
+
+// Of a row-major matrix [lines, length] of 16-bit values.
+static hopper_map tensor_map(const void *at, long long length, long long lines, int box_length, int box_lines) {
+  CUtensorMap map;
+  const cuuint64_t dims[3] = {(cuuint64_t)length, (cuuint64_t)lines, 1};
+  const cuuint64_t strides[2] = {(cuuint64_t)length * 2, (cuuint64_t)(length * lines * 2)};
+  const cuuint32_t box[3] = {(cuuint32_t)box_length, (cuuint32_t)box_lines, 1}, ones[3] = {1, 1, 1};
+  const CUresult result =
+      encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(at), dims, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) printf("cuTensorMapEncodeTiled failed: %d\n", (int)result), exit(2);
+  hopper_map bytes;
+  static_assert(sizeof bytes == sizeof map, "a tensor map has 128 bytes");
+  memcpy(&bytes, &map, sizeof map);
+  return bytes;
+}
+
+// ---- A layer -------------------------------------------------------------------------------------------------------
+
+struct Shape {
+  int rows, d, d_out, experts, size, activation = 0;
+  int hidden() const { return experts * size; }
+  double dense_operations() const { return 2.0 * rows * hidden() * (d + d_out); }
+};
+// Early: launches may begin before those before them are over.
+enum Way { ADDED, ADDED_EARLY, APART, APART_EARLY, MASKED, MASKED_EARLY };
+static const char *const WAYS[] = {"added", "added, early", "apart", "apart, early", "masked", "masked, early"};
+static const Way ALL[] = {ADDED, ADDED_EARLY, APART, APART_EARLY, MASKED, MASKED_EARLY};
+
+template <typename... P, typename... A> static void launch(void (*kernel)(P...), dim3 grid, dim3 block, int shared, bool early, A... arguments) {
+  CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid, config.blockDim = block, config.stream = stream, config.dynamicSmemBytes = shared;
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization, attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute, config.numAttrs = early;
+  CHECK(cudaLaunchKernelEx(&config, kernel, (P)arguments...));
+}
+
+template <typename T> struct Layer {
+  static constexpr bool BF16 = std::is_same<T, bf16>::value;
+  Shape s;
+  int per_unit, unit_parts, units, k = 0;
+  T *x, *up, *down, *parts, *hidden16, *out16;
+  unsigned char *selection;
+  float *up_bias, *down_bias, *out;
+  T *up_bias16, *down_bias16;
+  unsigned *counters;
+  std::vector<void *> owned;
+
+  template <typename U> U *own(size_t n) {
+    U *p = device<U>(n);
+    owned.push_back(p);
+    return p;
+  }
+  Layer(const Shape &s) : s(s) {
+    const size_t h = s.hidden(), nx = (size_t)s.rows * s.d, no = (size_t)s.rows * s.d_out;
+    per_unit = s.size < 128 ? std::min(32, 128 / s.size) : 1, unit_parts = (s.size + 127) / 128;
+    units = (s.experts + per_unit - 1) / per_unit * unit_parts;
+    x = own<T>(nx), out = own<float>(no), selection = own<unsigned char>((size_t)s.rows * s.experts);
+    up = own<T>(h * s.d), down = own<T>(h * s.d_out), up_bias = own<float>(h), down_bias = own<float>(s.d_out);
+    up_bias16 = own<T>(h), down_bias16 = own<T>(s.d_out), hidden16 = own<T>(s.rows * h), out16 = own<T>(no);
+    parts = own<T>(units * no), counters = own<unsigned>(2);
+    fill<<<256, 256>>>(x, nx, 11, 1.0f);
+    fill<<<256, 256>>>(up, h * s.d, 21, 1.7f / std::sqrt((float)s.d)), fill<<<256, 256>>>(down, h * s.d_out, 22, 1.7f / std::sqrt((float)s.size * 8));
+    fill<<<8, 256>>>(up_bias, h, 23, 0.5f), fill<<<8, 256>>>(down_bias, s.d_out, 24, 0.5f);
+    fill<<<8, 256>>>(up_bias16, h, 23, 0.5f), fill<<<8, 256>>>(down_bias16, s.d_out, 24, 0.5f);
+    CHECK(cudaMemset(counters, 0, 8));
+    CHECK(cudaDeviceSynchronize());
+  }
+  ~Layer() {
+    for (void *p : owned) cudaFree(p);
+  }
+  void draw(int k_, unsigned seed) {
+    k = k_;
+    draw_masks<<<64, 256>>>(selection, s.rows, s.experts, k, seed);
+    CHECK(cudaDeviceSynchronize());
+  }
+  void run_masked(bool early) {
+    const int shared = EXPERTS_HUNDREDS_MASKED_SHARED, tiles = (s.rows + 255) / 256, tile_rows = ((s.rows + tiles - 1) / tiles + 7) / 8 * 8, wide = (tile_rows + 63) / 64;
+    const hopper_map map_x = tensor_map(x, s.d, s.rows, 64, wide * 64), map_up = tensor_map(up, s.d, s.hidden(), 64, 64);
+    const hopper_map map_hidden = tensor_map(hidden16, s.hidden(), s.rows, 64, wide * 64), map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
+    launch(BF16 ? experts_hundreds_masked_up_bf16 : experts_hundreds_masked_up_f16, dim3((s.hidden() + 63) / 64 * 2, tiles), 128 * (wide + 1), shared, early, map_up, map_x, up_bias,
+           selection, hidden16, s.rows, tile_rows, s.d, s.hidden(), s.experts, s.size, s.activation, 0);
+    launch(BF16 ? experts_hundreds_masked_down_bf16 : experts_hundreds_masked_down_f16, dim3((s.d_out + 63) / 64 * 8, tiles), 128 * (wide + 1), shared, early, map_down, map_hidden, down_bias,
+           selection, out, s.rows, tile_rows, s.hidden(), s.d_out, s.experts, s.size, s.activation, 1);
+  }
+  void run(Way way) {
+    const bool early = way % 2;
+    if (way >= MASKED) return run_masked(early);
+    const bool wide = s.d > 768 || s.d_out > 768;
+    const auto added = wide ? (BF16 ? experts_hundreds_bf16_4 : experts_hundreds_f16_4) : (BF16 ? experts_hundreds_bf16_3 : experts_hundreds_f16_3);
+    const auto apart = wide ? (BF16 ? experts_hundreds_apart_bf16_4 : experts_hundreds_apart_f16_4) : (BF16 ? experts_hundreds_apart_bf16_3 : experts_hundreds_apart_f16_3);
+    const int shared = wide ? experts_hundreds_shared<4>() : experts_hundreds_shared<3>();
+    launch(way < APART ? added : apart, units * 4, EXPERTS_HUNDREDS_THREADS, shared, early, up, down, x, selection, up_bias, down_bias, nullptr, parts, out, counters,
+           s.rows, s.d, s.d_out, s.experts, s.size, per_unit, unit_parts, s.activation, EXPERTS_HUNDREDS_HIDDEN | EXPERTS_HUNDREDS_OUT | (early ? EXPERTS_HUNDREDS_EARLY : 0));
+    if (way >= APART)
+      launch(BF16 ? experts_hundreds_combine_bf16 : experts_hundreds_combine_f16, s.rows, 128, 0, early, selection, parts, down_bias, out, s.rows, s.d_out, s.experts, s.size, per_unit,
+             unit_parts, 1);
+  }
+  // Relative error; NaN anywhere makes it NaN.
+  double error() {
+    double *h = device<double>((size_t)s.rows * s.hidden()), *right = device<double>((size_t)s.rows * s.d_out);
+    reference_hidden<<<s.rows, 256>>>(x, up, up_bias, selection, h, s.d, s.experts, s.size, s.activation);
+    reference_out<<<s.rows, 256>>>(h, down, down_bias, right, s.hidden(), s.d_out);
+    std::vector<double> expected((size_t)s.rows * s.d_out);
+    std::vector<float> got(expected.size());
+    CHECK(cudaMemcpy(expected.data(), right, expected.size() * 8, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(got.data(), out, got.size() * 4, cudaMemcpyDeviceToHost));
+    cudaFree(h), cudaFree(right);
+    double d = 0, r = 0;
+    for (size_t i = 0; i < got.size(); i++) d += (got[i] - expected[i]) * (got[i] - expected[i]), r += expected[i] * expected[i];
+    return std::sqrt(d / r);
+  }
+  void poison() { CHECK(cudaMemset(out, 0xff, (size_t)s.rows * s.d_out * 4 + 4096)); CHECK(cudaMemset(parts, 0xff, (size_t)units * s.rows * s.d_out * sizeof(T))); CHECK(cudaMemset(hidden16, 0xff, (size_t)s.rows * s.hidden() * sizeof(T))); }
+  void judge(Way way) {
+    const size_t count = (size_t)s.rows * s.d_out;
+    std::vector<float> before(count), after(count);
+    bool repeats = true;
+    for (int turn = 0; turn < 3; turn++) {
+      poison();
+      CHECK(cudaDeviceSynchronize());
+      run(way);
+      const cudaError_t state = settle(WAYS[way]);
+      if (state != cudaSuccess) printf("FAILED %s: %s\n", WAYS[way], cudaGetErrorString(state)), fflush(stdout), _exit(1);
+      CHECK(cudaMemcpy(after.data(), out, count * 4, cudaMemcpyDeviceToHost));
+      if (turn > 0) repeats = repeats && memcmp(before.data(), after.data(), count * 4) == 0;
+      before = after;
+    }
+    std::vector<unsigned char> tail(4096);
+    CHECK(cudaMemcpy(tail.data(), out + count, 4096, cudaMemcpyDeviceToHost));
+    bool outside = false;
+    for (unsigned char c : tail) outside |= c != 0xff;
+    const double e = error(), bar = BF16 ? 5e-3 : 1e-3;
+    const bool good = e <= bar && !outside && (repeats || way < APART);
+    checks++;
+    if (!good) failures++;
+    printf("  %s %-12s N %4d d %4d -> %4d, %3d x %3d, %3d run, %s: relative error %.2e, %s%s\n", good ? "ok    " : "FAILED", WAYS[way], s.rows, s.d, s.d_out, s.experts, s.size, k,
+           BF16 ? "bf16" : "fp16", e, repeats ? "repeats" : "differs", outside ? ", wrote past the end" : "");
+    fflush(stdout);
+  }
+};
+
+template <typename T> static void check_shape(const Shape &s, std::initializer_list<int> densities) {
+  Layer<T> layer(s);
+  for (int k : densities) {
+    layer.draw(k, 100 + checks);
+    for (Way way : ALL) layer.judge(way);
+  }
+}
+
+static void check_all() {
+  printf("Checks (relative error against float64; bars 5e-3 bf16, 1e-3 fp16)\n");
+  check_shape<__half>({65, 64, 64, 2, 128}, {1, 2});
+  check_shape<__half>({197, 768, 768, 24, 128}, {0, 1, 2, 10, 24});
+  check_shape<bf16>({197, 768, 768, 24, 128}, {2, 10});
+  check_shape<__half>({300, 200, 136, 6, 24, 1}, {3});
+  check_shape<bf16>({257, 320, 520, 5, 192, 2}, {2});
+  check_shape<__half>({197, 768, 768, 96, 32}, {10, 38});
+  check_shape<__half>({197, 768, 768, 768, 4}, {77});
+  check_shape<bf16>({512, 128, 256, 130, 4, 3}, {30});
+  check_shape<__half>({333, 328, 1000, 20, 6}, {5});
+  check_shape<bf16>({1024, 1024, 1024, 12, 128}, {3});
+  check_shape<__half>({512, 768, 768, 64, 128}, {6});
+  printf("%d of %d checks failed\n\n", failures, checks);
+}
+
+// ---- cuBLASLt, by the same numbers that the binding for Node uses ---------------------------------------------------
+
+struct Heuristic {
+  unsigned long long algo[8];
+  size_t workspace;
+  int state;
+  float waves;
+  int reserved[4];
+};
+struct CublasLt {
+  void *library = nullptr, *handle = nullptr, *workspace = nullptr;
+  int (*create)(void **);
+  int (*desc_create)(void **, int, int);
+  int (*desc_set)(void *, int, const void *, size_t);
+  int (*layout_create)(void **, int, unsigned long long, unsigned long long, long long);
+  int (*preference_create)(void **);
+  int (*preference_set)(void *, int, const void *, size_t);
+  int (*heuristic)(void *, void *, void *, void *, void *, void *, void *, int, Heuristic *, int *);
+  int (*matmul)(void *, void *, const void *, const void *, void *, const void *, void *, const void *, const void *, void *, void *, void *, const unsigned long long *,
+                void *, size_t, void *);
+  static constexpr size_t WORKSPACE = 64u << 20;
+
+  bool open() {
+    std::vector<std::string> names;
+    if (const char *named = getenv("D2DMOE_LIBCUBLASLT")) names.push_back(named);
+    for (const char *name : {"libcublasLt.so.13", "libcublasLt.so.12"}) names.push_back(name);
+    for (const char *pattern : {"/usr/local/cuda*/lib64/libcublasLt.so.1[23]", "/opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]",
+                                "/usr/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]", "/usr/local/lib/python3*/*-packages/nvidia/*/lib/libcublasLt.so.1[23]"}) {
+      glob_t found;
+      if (glob(pattern, 0, nullptr, &found) == 0)
+        for (size_t i = 0; i < found.gl_pathc; i++) names.push_back(found.gl_pathv[i]);
+      globfree(&found);
+    }
+    for (const std::string &name : names)
+      if ((library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL))) {
+        printf("cuBLASLt: %s\n", name.c_str());
+        break;
+      }
+    if (!library) return false;
+    auto get = [&](const char *name) { return dlsym(library, name); };
+    create = (decltype(create))get("cublasLtCreate");
+    desc_create = (decltype(desc_create))get("cublasLtMatmulDescCreate");
+    desc_set = (decltype(desc_set))get("cublasLtMatmulDescSetAttribute");
+    layout_create = (decltype(layout_create))get("cublasLtMatrixLayoutCreate");
+    preference_create = (decltype(preference_create))get("cublasLtMatmulPreferenceCreate");
+    preference_set = (decltype(preference_set))get("cublasLtMatmulPreferenceSetAttribute");
+    heuristic = (decltype(heuristic))get("cublasLtMatmulAlgoGetHeuristic");
+    matmul = (decltype(matmul))get("cublasLtMatmul");
+    CHECK(cudaMalloc(&workspace, WORKSPACE));
+    return create(&handle) == 0;
+  }
+
+  struct Plan {
+    void *desc, *left, *right, *out;
+    std::vector<Heuristic> found;
+    int best = 0;
+  };
+  // out [m, n] = a [m, k] · op(b), b [n, k] where `transposed`, with bias and where `relu` the activation.
+  Plan plan(int m, int n, int k, bool transposed, int type, bool relu, const void *bias) const {
+    Plan p;
+    auto must = [](int status, const char *what) {
+      if (status) printf("%s failed: %d\n", what, status), exit(2);
+    };
+    must(desc_create(&p.desc, 68, 0), "cublasLtMatmulDescCreate");
+    const int first = transposed, second = 0, epilogue = relu ? 2 + 4 : 4;
+    must(desc_set(p.desc, 3, &first, 4), "TRANSA"), must(desc_set(p.desc, 4, &second, 4), "TRANSB");
+    must(desc_set(p.desc, 7, &epilogue, 4), "EPILOGUE"), must(desc_set(p.desc, 8, &bias, 8), "BIAS");
+    must(layout_create(&p.left, type, transposed ? k : n, transposed ? n : k, transposed ? k : n), "layout");
+    must(layout_create(&p.right, type, k, m, k), "layout");
+    must(layout_create(&p.out, type, n, m, n), "layout");
+    void *preference;
+    must(preference_create(&preference), "preference");
+    const size_t bytes = WORKSPACE;
+    must(preference_set(preference, 1, &bytes, 8), "workspace");
+    p.found.resize(8);
+    int count = 0;
+    must(heuristic(handle, p.desc, p.left, p.right, p.out, p.out, preference, 8, p.found.data(), &count), "heuristic");
+    p.found.resize(count);
+    return p;
+  }
+  int run(const Plan &p, int which, const void *a, const void *b, void *out) const {
+    const float one = 1, zero = 0;
+    return matmul(handle, p.desc, &one, b, p.left, a, p.right, &zero, out, p.out, out, p.out, p.found[which].algo, workspace, WORKSPACE, stream);
+  }
+};
+
+// ---- Times ---------------------------------------------------------------------------------------------------------
+
+static std::vector<std::string> summary;
+
+// Microseconds of one call in a graph of one call on each of several layers: their weights are more than the cache holds.
+static double graph_us(int calls, const std::function<void(int)> &run) {
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  run(0);
+  CHECK(cudaStreamSynchronize(stream));
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int i = 0; i < calls; i++) run(i);
+  CHECK(cudaStreamEndCapture(stream, &graph));
+  CHECK(cudaGraphInstantiate(&executable, graph, 0));
+  cudaEvent_t start, end;
+  CHECK(cudaEventCreate(&start));
+  CHECK(cudaEventCreate(&end));
+  std::vector<double> times;
+  for (int turn = 0; turn < 24; turn++) {
+    CHECK(cudaEventRecord(start, stream));
+    for (int i = 0; i < 4; i++) CHECK(cudaGraphLaunch(executable, stream));
+    CHECK(cudaEventRecord(end, stream));
+    if (settle("a graph") != cudaSuccess) printf("FAILED: a graph\n"), fflush(stdout), _exit(1);
+    float ms;
+    CHECK(cudaEventElapsedTime(&ms, start, end));
+    if (turn >= 4) times.push_back(ms * 1000 / 4 / calls);
+  }
+  std::sort(times.begin(), times.end());
+  CHECK(cudaGraphExecDestroy(executable));
+  CHECK(cudaGraphDestroy(graph));
+  CHECK(cudaEventDestroy(start));
+  CHECK(cudaEventDestroy(end));
+  return times[times.size() / 2];
+}
+
+struct Bar {
+  int k;
+  double most;
+};
+
+#ifdef PROBES
+static void print_probes(int blocks) {
+  std::vector<long long> at(1024 * 8);
+  CHECK(cudaMemcpyFromSymbol(at.data(), probes, at.size() * 8));
+  printf("    clocks since a block's beginning (median, most):");
+  for (int i = 1; i < 7; i++) {
+    std::vector<long long> since;
+    for (int b = 0; b < std::min(1024, blocks); b++) since.push_back(at[b * 8 + i] - at[b * 8]);
+    std::sort(since.begin(), since.end());
+    printf("  %d: %lld %lld", i, since[since.size() / 2], since.back());
+  }
+  printf("\n");
+}
+#endif
+
+template <typename T> static void time_shape(const CublasLt &lt, const Shape &s, const std::vector<Bar> &bars) {
+  constexpr bool BF16 = std::is_same<T, bf16>::value;
+  constexpr int LAYERS = 16;
+  std::vector<Layer<T> *> layers;
+  // Rows of x were just written in a network: one set of them, which stays in the cache.
+  for (int i = 0; i < LAYERS; i++) layers.push_back(new Layer<T>(s)), layers[i]->x = layers[0]->x;
+  printf("d %d -> %d, %d experts of %d, N %d, %s, in a graph over %d layers\n", s.d, s.d_out, s.experts, s.size, s.rows, BF16 ? "bf16" : "fp16", LAYERS);
+  double dense = 0;
+  if (lt.handle) {
+    std::vector<CublasLt::Plan> first, second;
+    for (Layer<T> *l : layers) {
+      first.push_back(lt.plan(s.rows, s.hidden(), s.d, true, BF16 ? 14 : 2, true, l->up_bias16));
+      second.push_back(lt.plan(s.rows, s.d_out, s.hidden(), false, BF16 ? 14 : 2, false, l->down_bias16));
+    }
+    int best[2] = {0, 0};
+    double least[2] = {1e30, 1e30};
+    for (int product = 0; product < 2; product++) {
+      for (int i = 0; i < (int)(product ? second : first)[0].found.size(); i++) {
+        auto go = [&](int l) {
+          return product ? lt.run(second[l], i, layers[l]->hidden16, layers[l]->down, layers[l]->out16) : lt.run(first[l], i, layers[l]->x, layers[l]->up, layers[l]->hidden16);
+        };
+        if (go(0) != 0) continue;
+        const double us = graph_us(LAYERS, go);
+        if (us < least[product]) least[product] = us, best[product] = i;
+      }
+    }
+    dense = graph_us(LAYERS, [&](int l) {
+      lt.run(first[l], best[0], layers[l]->x, layers[l]->up, layers[l]->hidden16);
+      lt.run(second[l], best[1], layers[l]->hidden16, layers[l]->down, layers[l]->out16);
+    });
+    printf("  cuBLASLt: %.2f and %.2f us, dense %.2f us\n", least[0], least[1], dense);
+  }
+  for (const Bar &bar : bars) {
+    for (int i = 0; i < LAYERS; i++) layers[i]->draw(bar.k, 2000 + i);
+    double best = 1e30;
+    std::string winner;
+    for (Way way : ALL) {
+      Layer<T> &last = *layers[LAYERS - 1];
+      last.poison();
+      CHECK(cudaDeviceSynchronize());
+      const double us = graph_us(LAYERS, [&](int l) { layers[l]->run(way); });
+      const double e = last.error(), most = BF16 ? 5e-3 : 1e-3;
+      checks++;
+      if (!(e <= most)) failures++;
+      printf("  %3.0f %%  %-14s %7.2f us  %5.3f x dense; error %.1e%s\n", 100.0 * bar.k / s.experts, WAYS[way], us, dense > 0 ? us / dense : 0, e, e <= most ? "" : " FAILED");
+#ifdef PROBES
+      print_probes(layers[0]->units * 4);
+#endif
+      fflush(stdout);
+      if (us < best) best = us, winner = WAYS[way];
+    }
+    char line[300];
+    snprintf(line, sizeof line, "%s %3d x %3d, N %4d, %3.0f %%: %6.2f us, %.3f x dense (%.2f), bar %.2f %s  [%s]", BF16 ? "bf16" : "fp16", s.experts, s.size, s.rows, 100.0 * bar.k / s.experts,
+             best, best / dense, dense, bar.most, best <= bar.most * dense ? "holds" : "MISSED", winner.c_str());
+    summary.push_back(line);
+  }
+  for (Layer<T> *l : layers) delete l;
+}
+
+static void time_all() {
+  CublasLt lt;
+  if (!lt.open()) printf("cuBLASLt was not found: no ratios\n");
+  time_shape<__half>(lt, {197, 768, 768, 24, 128}, {{10, 0.8}, {2, 0.5}, {5, 0.8}, {24, 1.0}});
+  time_shape<bf16>(lt, {197, 768, 768, 24, 128}, {{10, 0.8}, {2, 0.5}});
+  time_shape<__half>(lt, {197, 768, 768, 96, 32}, {{38, 1.0}, {10, 1.0}});
+  time_shape<__half>(lt, {197, 768, 768, 768, 4}, {{77, 1.0}});
+  for (int rows : {32, 65, 128, 394, 788, 1024}) time_shape<__half>(lt, {rows, 768, 768, 24, 128}, {{10, 1.0}, {2, 1.0}});
+}
+
+int main(int count, char **arguments) {
+  const std::string what = count > 1 ? arguments[1] : "";
+  cudaDeviceProp properties;
+  CHECK(cudaGetDeviceProperties(&properties, 0));
+  multiprocessors = properties.multiProcessorCount;
+  printf("%s, %d multiprocessors\n", properties.name, multiprocessors);
+  void *driver = dlopen("libcuda.so.1", RTLD_NOW);
+  encode_tiled = driver ? (EncodeTiled)dlsym(driver, "cuTensorMapEncodeTiled") : nullptr;
+  if (!encode_tiled) printf("cuTensorMapEncodeTiled was not found in libcuda.so.1\n"), exit(2);
+  CHECK(cudaStreamCreate(&stream));
+  if (what != "time") check_all();
+  if (what != "check") time_all();
+  printf("\n");
+  for (const std::string &line : summary) printf("%s\n", line.c_str());
+  printf("%d of %d checks failed\n", failures, checks);
+  return failures > 0;
+}
