@@ -12,6 +12,7 @@ export { clippingScale } from './clipping.js';
 export { softmaxCrossEntropy } from './cross-entropy.js';
 export { layerNorm, rmsNorm } from './layer-norm.js';
 export { linear } from './linear.js';
+export { maskExperts } from './mask-experts.js';
 export {
   referenceAttention,
   type ReferenceAttentionOptions,

@@ -1,0 +1,1 @@
+export { registerGpuJs } from './gpujs/webgl.js';
