@@ -1,5 +1,5 @@
-// The bench: `main.js cpu [options]` or `main.js cuda [options]`. Exit code 0 if every row was measured and every bar
-// holds, 1 if not, 2 for a command line that makes no sense and for a card that is not there.
+// The bench: `main.js cpu [options]`, `main.js cuda [options]` or `main.js webgpu [options]`. Exit code 0 if every row was
+// measured and every bar holds, 1 if not, 2 for a command line that makes no sense and for a GPU that is not there.
 import { timedCases } from './cases.js';
 import { measureMemory, memoryRowName } from './memory.js';
 import { type Options, readOptions, usage } from './options.js';
@@ -52,4 +52,5 @@ async function cpu(): Promise<void> {
 }
 
 if (process.argv[2] === 'cuda') await import('./cuda/main.js');
+else if (process.argv[2] === 'webgpu') await import('./webgpu/main.js');
 else await cpu();

@@ -1,0 +1,128 @@
+import { type Activation, activationSource } from './activation.js';
+import {
+  paramsBinding,
+  pitchOf,
+  readWeights,
+  storageBuffers,
+  weightType,
+  type WeightStorage,
+} from './binding.js';
+import {
+  eachSum,
+  productBody,
+  productDeclarations,
+  type Tile,
+  tileThreads,
+  type TiledProduct,
+} from './tiled-product.js';
+
+/** An FFN's experts, as the kernels are generated for them. */
+export interface ExpertShape {
+  dIn: number;
+  dOut: number;
+  experts: number;
+  expertSize: number;
+  activation: Activation;
+  gated: boolean;
+  storage: WeightStorage;
+}
+
+/** Reading x: four numbers at a time where rows begin at a vec4. */
+export function inputRows(dIn: number): {
+  type: string;
+  read: (base: string, k: string) => string;
+} {
+  if (dIn % 4 === 0) {
+    return { type: 'vec4<f32>', read: (base, k) => `x[${base} / 4u + ${k} / 4u]` };
+  }
+  const one = (base: string, k: string, i: number) =>
+    `select(0.0, x[min(${base} + ${k} + ${i}u, arrayLength(&x) - 1u)], ${k} + ${i}u < ${dIn}u)`;
+  return {
+    type: 'f32',
+    read: (base, k) => `vec4<f32>(${[0, 1, 2, 3].map((i) => one(base, k, i)).join(', ')})`,
+  };
+}
+
+/**
+ * The hidden activations of one window's pairs, a workgroup a tile of rows of one expert and `tile.columns` of its
+ * neurons: act(up·x + upBias), or act(gate·x + gateBias) ⊙ (up·x + upBias). The rows are gathered as they are read; what
+ * comes out lies tile after tile, rows of pitchOf(expertSize), zeros behind each.
+ */
+export function expertHiddenSource(shape: ExpertShape, tile: Tile): string {
+  const { dIn, expertSize, experts, activation, gated, storage } = shape;
+  const weights = weightType(storage);
+  const input = inputRows(dIn);
+  const matrices = gated ? ['up', 'gate'] : ['up'];
+  const inner = pitchOf(dIn);
+  const product: TiledProduct = {
+    tile,
+    inner,
+    right: matrices,
+    rightInner: true,
+    prepareLeft: (row, suffix) => `
+  let left${suffix} = list[tile.y + min(${row}, tile.z - 1u)].x * ${dIn}u;`,
+    left: (suffix, k) => input.read(`left${suffix}`, k),
+    prepareRight: (_, column, suffix) => `
+  let right${suffix} = (expert * ${expertSize}u + min(firstColumn + ${column}, ${expertSize - 1}u)) * ${inner / 4}u;`,
+    readRight: (matrix, suffix, k) => readWeights(matrix, `right${suffix} + ${k} / 4u`, storage),
+  };
+  const bias = (name: string, j: number) => `read${name}(tile.x, firstColumn + column_${j})`;
+  const biasReader = (name: string, offset: number) => `
+fn read${name}(expert: u32, column: u32) -> vec4<f32> {
+  let at = ${offset}u + expert * ${expertSize}u;
+  let last = ${expertSize - 1}u;
+  return vec4<f32>(
+    biases[at + min(column, last)],
+    biases[at + min(column + 1u, last)],
+    biases[at + min(column + 2u, last)],
+    biases[at + min(column + 3u, last)],
+  );
+}`;
+  const value = (i: number, j: number) =>
+    gated
+      ? `activate(sum1_${i}_${j} + ${bias('GateBias', j)}) * (sum0_${i}_${j} + ${bias('UpBias', j)})`
+      : `activate(sum0_${i}_${j} + ${bias('UpBias', j)})`;
+  const isPadded = expertSize % 4 !== 0;
+  return `// Expert FFN, hidden activations: ${gated ? 'gated, ' : ''}${activation}, ${storage}
+${storageBuffers([
+  ['x', input.type, 'read'],
+  ...matrices.map((name) => [name, weights, 'read'] as const),
+  ['biases', 'f32', 'read'],
+  ['list', 'vec2<u32>', 'read'],
+  ['tiles', 'vec4<u32>', 'read'],
+  ['hidden', 'vec4<f32>', 'read_write'],
+])}${paramsBinding(matrices.length + 5)}
+${productDeclarations(product)}
+${activationSource(activation)}${biasReader('UpBias', 0)}${gated ? biasReader('GateBias', experts * expertSize) : ''}
+
+@compute @workgroup_size(${tileThreads(tile)})
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let part = tiles[params.windows * params.tileRoom + params.window * params.parts + params.part];
+  if (group.x >= part.y) {
+    return;
+  }
+  let tile = tiles[params.window * params.tileRoom + part.x + group.x];
+  let expert = tile.x - params.firstExpert;
+  let firstColumn = group.y * ${tile.columns}u;${productBody(product)}
+${eachSum(
+  tile,
+  (i, columns) => `
+  if (row_${i} < tile.z) {
+    let at = (tile.w + row_${i}) * ${pitchOf(expertSize) / 4}u;${columns}
+  }`,
+  (i, j) => `
+    if (firstColumn + column_${j} < ${expertSize}u) {
+      ${
+        isPadded
+          ? `let isNeuron = firstColumn + column_${j} + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(${expertSize}u);
+      hidden[at + (firstColumn + column_${j}) / 4u] = select(vec4<f32>(0.0), ${value(i, j)}, isNeuron);`
+          : `hidden[at + (firstColumn + column_${j}) / 4u] = ${value(i, j)};`
+      }
+    }`,
+)}
+}
+`;
+}

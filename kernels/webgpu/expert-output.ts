@@ -1,0 +1,71 @@
+import { paramsBinding, pitchOf, readWeights, storageBuffers, weightType } from './binding.js';
+import type { ExpertShape } from './expert-hidden.js';
+import {
+  eachSum,
+  productBody,
+  productDeclarations,
+  type Tile,
+  tileThreads,
+  type TiledProduct,
+} from './tiled-product.js';
+
+/**
+ * What each pair of one window adds to its row: hidden·down of its expert, a workgroup a tile of rows and `tile.columns`
+ * of the output's columns. `outputs` has the pairs in order, so that a row's lie together.
+ */
+export function expertOutputSource(shape: ExpertShape, tile: Tile): string {
+  const { dOut, expertSize, storage } = shape;
+  const inner = pitchOf(expertSize);
+  const pitch = pitchOf(dOut) / 4;
+  const product: TiledProduct = {
+    tile,
+    inner,
+    right: ['down'],
+    rightInner: false,
+    prepareLeft: (row, suffix) => `
+  let left${suffix} = (tile.w + min(${row}, tile.z - 1u)) * ${inner / 4}u;`,
+    left: (suffix, k) => `hidden[left${suffix} + ${k} / 4u]`,
+    prepareRight: (_, column, suffix) => `
+  let right${suffix} = expert * ${expertSize * pitch}u + min((firstColumn + ${column}) / 4u, ${pitch - 1}u);`,
+    // Behind an expert's last neuron hidden is 0, but the next expert's weights need not be finite.
+    readRight: (matrix, suffix, k) => {
+      const neuron = expertSize % 4 === 0 ? k : `min(${k}, ${expertSize - 1}u)`;
+      return readWeights(matrix, `right${suffix} + ${neuron} * ${pitch}u`, storage);
+    },
+  };
+  return `// Expert FFN, output: ${storage}
+${storageBuffers([
+  ['hidden', 'vec4<f32>', 'read'],
+  ['down', weightType(storage), 'read'],
+  ['list', 'vec2<u32>', 'read'],
+  ['tiles', 'vec4<u32>', 'read'],
+  ['outputs', 'vec4<f32>', 'read_write'],
+])}${paramsBinding(5)}
+${productDeclarations(product)}
+
+@compute @workgroup_size(${tileThreads(tile)})
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let part = tiles[params.windows * params.tileRoom + params.window * params.parts + params.part];
+  if (group.x >= part.y) {
+    return;
+  }
+  let tile = tiles[params.window * params.tileRoom + part.x + group.x];
+  let expert = tile.x - params.firstExpert;
+  let firstColumn = group.y * ${tile.columns}u;${productBody(product)}
+${eachSum(
+  tile,
+  (i, columns) => `
+  if (row_${i} < tile.z) {
+    let at = list[tile.y + row_${i}].y * ${pitch}u;${columns}
+  }`,
+  (i, j) => `
+    if (firstColumn + column_${j} < ${pitch * 4}u) {
+      outputs[at + (firstColumn + column_${j}) / 4u] = sum0_${i}_${j};
+    }`,
+)}
+}
+`;
+}

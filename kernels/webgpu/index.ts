@@ -1,0 +1,29 @@
+export type { Activation } from './activation.js';
+export { PARAMS_STRIDE, pitchOf, type WeightStorage } from './binding.js';
+export { type DenseShape, denseProductSource } from './dense-product.js';
+export { type ExpertShape, expertHiddenSource } from './expert-hidden.js';
+export { expertOutputSource } from './expert-output.js';
+export { FEW_NEURONS, fewHiddenSource } from './few-hidden.js';
+export {
+  FEW_COLUMNS,
+  FEW_SPLIT,
+  FEW_SUM_COLUMNS,
+  fewOutputSource,
+  fewSumSource,
+} from './few-output.js';
+export {
+  countRowsSource,
+  GROUP_ROWS,
+  groupRowsSource,
+  listRowsSource,
+  MOST_GROUPED_EXPERTS,
+  MOST_PARTS,
+  PART_ARGUMENTS,
+  scanRowsSource,
+  type TileSizes,
+  tileRowsSource,
+} from './group-rows.js';
+export { PACK_THREADS, packWeightsSource } from './pack-weights.js';
+export { type Rule, SELECT_ROWS_X, selectExpertsSource } from './select-experts.js';
+export { SUM_COLUMNS, sumPairsSource } from './sum-pairs.js';
+export { type Tile, tileBytes, tileThreads } from './tiled-product.js';

@@ -1,0 +1,154 @@
+import { env, type TensorInfo } from '@tensorflow/tfjs-core';
+import { bufferOf, type OpenBackend } from './open-backend.js';
+import { pipelineOf, remembered } from './pipelines.js';
+
+/** Part of a buffer that a kernel sees; all of it where `size` is absent. */
+export interface Slice {
+  buffer: GPUBuffer;
+  offset?: number;
+  size?: number;
+}
+
+/** Workgroups in x, y and z, or where the device finds their number. */
+export type Workgroups = readonly [x: number, y?: number, z?: number] | Slice;
+
+/** What a kernel of several dispatches is written with. */
+export interface Encoder {
+  /** Runs a WGSL source on buffers, in the order of its bindings. */
+  dispatch(source: string, buffers: readonly (GPUBuffer | Slice)[], workgroups: Workgroups): void;
+  /** A buffer that this kernel alone sees, until it is encoded; its contents are whatever they are. */
+  scratch(bytes: number, isIndirect?: boolean): GPUBuffer;
+  /** A uniform buffer with the contents that `make` gives, which `key` tells from others. */
+  uniform(key: string, make: () => ArrayBuffer): GPUBuffer;
+}
+
+/**
+ * Encodes dispatches behind what tfjs has encoded, in its compute pass and under its rules: they are submitted with
+ * tfjs's own, tensors that they use live until then, and tf.time() counts them.
+ *
+ * @param tensors All that the dispatches read and write.
+ */
+export function encode(
+  backend: OpenBackend,
+  name: string,
+  tensors: readonly TensorInfo[],
+  work: (encoder: Encoder) => void,
+): void {
+  // Uploads end the pass, so they come first.
+  for (const tensor of tensors) bufferOf(backend, tensor);
+  const { bufferManager, device } = backend;
+  const isTimed = backend.activeTimers != null;
+  const pass = openPass(backend, isTimed);
+  for (const { dataId } of tensors) backend.commandQueueOwnedIds.add(dataId);
+  const borrowed: GPUBuffer[] = [];
+  work({
+    dispatch(source, buffers, workgroups) {
+      const { pipeline, layout, bindGroups } = pipelineOf(device, source);
+      const slices = buffers.map((slice) => ('buffer' in slice ? slice : { buffer: slice }));
+      const key = slices.map(nameOf).join();
+      const bindGroup = remembered(bindGroups, MOST_REMEMBERED, key, () =>
+        device.createBindGroup({
+          layout,
+          entries: slices.map((resource, binding) => ({ binding, resource })),
+        }),
+      );
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, bindGroup);
+      if ('buffer' in workgroups) {
+        pass.dispatchWorkgroupsIndirect(workgroups.buffer, workgroups.offset ?? 0);
+      } else {
+        pass.dispatchWorkgroups(...workgroups);
+      }
+      backend.dispatchCountInPass++;
+    },
+    scratch(bytes, isIndirect = false) {
+      const usage = GPUBufferUsage.STORAGE | (isIndirect ? GPUBufferUsage.INDIRECT : 0);
+      const buffer = bufferManager.acquireBuffer(sizeClass(bytes), usage);
+      borrowed.push(buffer);
+      return buffer;
+    },
+    uniform(key, make) {
+      return remembered(uniformsOf(device), MOST_REMEMBERED, key, () => {
+        const contents = make();
+        const buffer = device.createBuffer({
+          size: contents.byteLength,
+          usage: GPUBufferUsage.UNIFORM,
+          mappedAtCreation: true,
+        });
+        new Uint8Array(buffer.getMappedRange()).set(new Uint8Array(contents));
+        buffer.unmap();
+        return buffer;
+      });
+    },
+  });
+  // Given back before the submission: nobody else asks for buffers of this usage, and commands keep their order.
+  for (const buffer of borrowed) bufferManager.releaseBuffer(buffer);
+  if (isTimed) {
+    backend.endComputePassEncoder();
+    backend.activeTimers?.push({ name, query: backend.getQueryTime() });
+  } else if (backend.dispatchCountInPass >= env().getNumber('WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE')) {
+    backend.endComputePassEncoder();
+    backend.submitQueue();
+  }
+}
+
+/**
+ * Bind groups of a pipeline and uniforms of a device that are kept. Making them is most of a dispatch's price on the
+ * host, and a model comes by with the same ones again: tfjs hands buffers out in the same order for the same work.
+ */
+const MOST_REMEMBERED = 128;
+
+const uniforms = new WeakMap<GPUDevice, Map<string, GPUBuffer>>();
+
+function uniformsOf(device: GPUDevice): Map<string, GPUBuffer> {
+  let made = uniforms.get(device);
+  if (made === undefined) {
+    made = new Map();
+    uniforms.set(device, made);
+  }
+  return made;
+}
+
+const numbers = new WeakMap<GPUBuffer, number>();
+let nextNumber = 0;
+
+/** Tells a slice from all others. */
+function nameOf({ buffer, offset = 0, size = 0 }: Slice): string {
+  let number = numbers.get(buffer);
+  if (number === undefined) {
+    number = nextNumber++;
+    numbers.set(buffer, number);
+  }
+  return offset === 0 && size === 0 ? `${number}` : `${number}:${offset}:${size}`;
+}
+
+function openPass(backend: OpenBackend, isTimed: boolean): GPUComputePassEncoder {
+  backend.ensureCommandEncoderReady();
+  const encoder = backend.commandEncoder as GPUCommandEncoder;
+  if (isTimed && backend.supportTimestampQuery) {
+    backend.endComputePassEncoder();
+    backend.querySet ??= backend.device.createQuerySet({
+      type: 'timestamp',
+      count: backend.querySetCount,
+    });
+    const timestampWrites = {
+      querySet: backend.querySet,
+      beginningOfPassWriteIndex: 0,
+      endOfPassWriteIndex: 1,
+    };
+    backend.computePassEncoder = encoder.beginComputePass({ timestampWrites });
+  }
+  backend.computePassEncoder ??= encoder.beginComputePass();
+  return backend.computePassEncoder;
+}
+
+/**
+ * Scratch buffers come in a quarter of a power of two: tfjs keeps every buffer for the next one of its very size.
+ *
+ * @returns At least `bytes`, by at most a quarter more (256 at least).
+ */
+export function sizeClass(bytes: number): number {
+  if (bytes <= 256) return 256;
+  const step = 2 ** Math.max(8, Math.ceil(Math.log2(bytes)) - 3);
+  return Math.ceil(bytes / step) * step;
+}

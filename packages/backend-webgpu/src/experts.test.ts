@@ -1,0 +1,185 @@
+import {
+  dynamicKExperts,
+  type FeedForwardWeights,
+  packExperts,
+  referenceSelectExperts,
+  type SelectionRule,
+  selectExperts,
+} from '@d2dmoe/kernels';
+import * as tf from '@tensorflow/tfjs-core';
+import fc from 'fast-check';
+import { beforeAll, expect, test } from 'vitest';
+import { onAdapter, start } from '../testing/adapter.js';
+import { drawn, greatestError, matrix, type Shape, shapes, weightsOf } from '../testing/experts.js';
+import { limitBindings } from './limits.js';
+import { openBackend } from './open-backend.js';
+
+onAdapter('the expert op on WebGPU', () => {
+  beforeAll(start);
+
+  test('gives the float64 reference’s result', async () => {
+    await fc.assert(
+      fc.asyncProperty(shapes, async (shape) => {
+        expect(await greatestError(shape)).toBeLessThanOrEqual(1e-5);
+      }),
+      { numRuns: 6 },
+    );
+  }, 300_000);
+
+  test('stores weights in float16 to 2e-3', async () => {
+    await fc.assert(
+      fc.asyncProperty(shapes, async (shape) => {
+        const error = await greatestError(shape, { storage: 'float16', allRows: [1, 40] });
+        expect(error).toBeLessThanOrEqual(2e-3);
+      }),
+      { numRuns: 4 },
+    );
+  }, 300_000);
+
+  test('selects as the float64 reference does', async () => {
+    const rules: fc.Arbitrary<SelectionRule> = fc.oneof(
+      fc.record({
+        rule: fc.constant('threshold' as const),
+        value: fc.constantFrom(0, 0.25, 0.5, 1),
+      }),
+      fc.record({ rule: fc.constant('topK' as const), value: fc.integer({ min: 1, max: 12 }) }),
+      fc.record({
+        rule: fc.constant('cumulativeShare' as const),
+        value: fc.constantFrom(0, 0.25, 0.5, 1),
+      }),
+    );
+    // Multiples of 1/8: sums and products are exact, and ties are many.
+    const norms = fc.integer({ min: 1, max: 100 }).chain((experts) =>
+      fc.record({
+        experts: fc.constant(experts),
+        values: fc
+          .nat(12)
+          .chain((rows) =>
+            fc.array(fc.nat(6), { minLength: rows * experts, maxLength: rows * experts }),
+          ),
+      }),
+    );
+    await fc.assert(
+      fc.asyncProperty(norms, rules, async ({ experts, values }, rule) => {
+        const eighths = Float64Array.from(values, (value) => value / 8);
+        const rows = values.length / experts;
+        const input = matrix(eighths, rows, experts);
+        const selection = selectExperts(input, rule);
+        expect(selection.dtype).toBe('bool');
+        expect(Array.from(await selection.data())).toEqual(
+          Array.from(referenceSelectExperts(eighths, experts, rule)),
+        );
+        tf.dispose([input, selection]);
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  test('cuts what a binding does not hold into windows, blocks of rows and parts of the experts', async () => {
+    const { device } = openBackend(tf.backend());
+    // 16 KiB: 8 experts a part (in float32), 64 rows a block, up to 7 windows each.
+    limitBindings(device, 2 ** 14);
+    const shape: Shape = {
+      dIn: 24,
+      dOut: 37,
+      experts: 9,
+      expertSize: 12,
+      activation: 'silu',
+      gated: true,
+      biases: true,
+      density: 0.6,
+      seed: 1,
+    };
+    try {
+      for (const storage of ['float32', 'float16'] as const) {
+        const error = await greatestError(shape, { storage, allRows: [3, 100, 500] });
+        expect(error).toBeLessThanOrEqual(storage === 'float32' ? 1e-5 : 2e-3);
+      }
+    } finally {
+      limitBindings(device, undefined);
+    }
+  }, 120_000);
+
+  test('groups thousands of rows by several workgroups', async () => {
+    const shape: Shape = {
+      dIn: 8,
+      dOut: 8,
+      experts: 9,
+      expertSize: 4,
+      activation: 'relu',
+      gated: false,
+      biases: false,
+      density: 0.3,
+      seed: 2,
+    };
+    expect(await greatestError(shape, { allRows: [2000] })).toBeLessThanOrEqual(1e-5);
+  }, 120_000);
+
+  test('refuses storage that it has not, and experts that no binding holds', () => {
+    const { device } = openBackend(tf.backend());
+    const weights: FeedForwardWeights = {
+      up: tf.ones([8, 64]),
+      down: tf.ones([8, 64]),
+      activation: 'relu',
+    };
+    expect(() => packExperts(weights, 4, { storage: 'int8' })).toThrow(
+      expect.objectContaining({ code: 'STORAGE_UNSUPPORTED' }),
+    );
+    limitBindings(device, 1000);
+    expect(() => packExperts(weights, 4)).toThrow(
+      expect.objectContaining({ code: 'WEBGPU_TOO_SMALL' }),
+    );
+    limitBindings(device, undefined);
+    tf.dispose([weights.up, weights.down]);
+  });
+
+  test('leaks no tensor and no buffer in 1,000 forward passes', async () => {
+    const { ffn, x, selection } = drawn(
+      {
+        dIn: 8,
+        dOut: 8,
+        experts: 4,
+        expertSize: 4,
+        activation: 'relu',
+        gated: false,
+        biases: true,
+        density: 0.5,
+        seed: 3,
+      },
+      20,
+    );
+    const weights = weightsOf(ffn);
+    const packed = packExperts(weights, 4);
+    const inputs = [1, 20].map((rows) => ({
+      x: matrix(x.subarray(0, rows * 8), rows, 8),
+      norms: matrix(Float64Array.from(selection.subarray(0, rows * 4)), rows, 4),
+    }));
+    const { bufferManager } = openBackend(tf.backend());
+    const pass = () => {
+      for (const { x: rows, norms } of inputs) {
+        tf.tidy(() => {
+          dynamicKExperts(rows, selectExperts(norms, { rule: 'threshold', value: 0.5 }), packed);
+        });
+      }
+    };
+    /** Waits for the device and counts what is in use, and all that was ever made. */
+    const count = async () => {
+      const probe = tf.add(inputs[0]?.x as tf.Tensor, 1);
+      await probe.data();
+      probe.dispose();
+      return {
+        tensors: tf.memory().numTensors,
+        used: bufferManager.getNumUsedBuffers(),
+        buffers: bufferManager.getNumUsedBuffers() + bufferManager.getNumFreeBuffers(),
+        bytes: bufferManager.numBytesAllocated,
+      };
+    };
+    for (let i = 0; i < 20; i++) pass();
+    const before = await count();
+    for (let i = 0; i < 500; i++) pass();
+    expect(await count()).toEqual(before);
+    packed.dispose();
+    tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
+    tf.dispose(inputs.flatMap(({ x: rows, norms }) => [rows, norms]));
+  }, 120_000);
+});

@@ -1,0 +1,93 @@
+import {
+  FEW_COLUMNS,
+  FEW_NEURONS,
+  FEW_SPLIT,
+  FEW_SUM_COLUMNS,
+  fewHiddenSource,
+  fewOutputSource,
+  fewSumSource,
+  pitchOf,
+  type ExpertShape,
+} from '../../../kernels/webgpu/index.js';
+import { encode } from './encode.js';
+import type { ExpertsCall } from './experts-call.js';
+import { bufferOf, type OpenBackend } from './open-backend.js';
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { paramsAt, uniformParams } from './params.js';
+import { remember } from './pipelines.js';
+
+/** The most rows of the path that reads each weight once for all of them. */
+export const MOST_FEW_ROWS = 8;
+
+const sourcesOf = remember(
+  ({ shape, rowRoom }: { shape: ExpertShape; rowRoom: number }) =>
+    `${rowRoom} ${Object.values(shape).join()}`,
+  ({ shape, rowRoom }) => ({
+    hidden: fewHiddenSource(shape, rowRoom),
+    output: fewOutputSource(shape, rowRoom),
+    sum: fewSumSource(shape.dOut, rowRoom),
+  }),
+);
+
+/** The expert op for up to {@link MOST_FEW_ROWS} rows: weights of experts that no row runs are not read. */
+export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo): void {
+  const { shape, rows, x, selection, biases, downBias, parts, partExperts } = call;
+  const { dOut, experts, expertSize } = shape;
+  const rowRoom = 2 ** Math.ceil(Math.log2(rows));
+  const sources = sourcesOf({ shape, rowRoom });
+  const splitsOf = (count: number) => Math.ceil((count * expertSize) / FEW_SPLIT);
+  const splits = parts.reduce((sum, part) => sum + splitsOf(part.experts), 0);
+  const weights = parts.flatMap(({ up, gate, down }) => [up, down, ...(gate ? [gate] : [])]);
+  const pitch = pitchOf(dOut);
+  encode(
+    backend,
+    'DynamicKExperts',
+    [x, selection, biases, downBias, out, ...weights],
+    (encoder) => {
+      const uniform = uniformParams(
+        encoder,
+        parts.map((part, index) => ({
+          rows,
+          windows: 1,
+          window: 0,
+          stride: 0,
+          tileRoom: splits,
+          parts: parts.length,
+          part: index,
+          firstExpert: part.firstExpert,
+          partExperts,
+          experts: part.experts,
+        })),
+      );
+      const hidden = encoder.scratch(experts * expertSize * rowRoom * 4);
+      const shares = encoder.scratch(splits * rowRoom * pitch * 4);
+      for (const [index, { experts: count, up, gate }] of parts.entries()) {
+        encoder.dispatch(
+          sources.hidden,
+          [
+            bufferOf(backend, x),
+            bufferOf(backend, up),
+            ...(gate ? [bufferOf(backend, gate)] : []),
+            bufferOf(backend, biases),
+            bufferOf(backend, selection),
+            hidden,
+            paramsAt(uniform, index),
+          ],
+          [Math.ceil((count * expertSize) / FEW_NEURONS)],
+        );
+      }
+      for (const [index, { experts: count, down }] of parts.entries()) {
+        encoder.dispatch(
+          sources.output,
+          [hidden, bufferOf(backend, down), shares, paramsAt(uniform, index)],
+          [Math.ceil(pitch / FEW_COLUMNS), splitsOf(count)],
+        );
+      }
+      encoder.dispatch(
+        sources.sum,
+        [shares, bufferOf(backend, downBias), bufferOf(backend, out), paramsAt(uniform, 0)],
+        [Math.ceil(pitch / FEW_SUM_COLUMNS), rows],
+      );
+    },
+  );
+}

@@ -1,0 +1,39 @@
+import { PARAMS_STRIDE } from '../../../kernels/webgpu/index.js';
+import type { Encoder } from './encode.js';
+
+/** The fields of the kernels' `Params`, in their order. */
+const fields = [
+  'rows',
+  'windows',
+  'window',
+  'stride',
+  'tileRoom',
+  'parts',
+  'part',
+  'firstExpert',
+  'partExperts',
+  'experts',
+] as const;
+
+export type Params = Record<(typeof fields)[number], number>;
+
+/** A uniform buffer with one `Params` after the other; `paramsAt` finds them again. */
+export function uniformParams(encoder: Encoder, all: readonly Params[]): GPUBuffer {
+  const key = all.map((params) => fields.map((field) => params[field]).join()).join(';');
+  return encoder.uniform(key, () => packParams(all));
+}
+
+function packParams(all: readonly Params[]): ArrayBuffer {
+  const words = new Uint32Array((all.length * PARAMS_STRIDE) / 4);
+  for (const [index, params] of all.entries()) {
+    for (const [field, name] of fields.entries()) {
+      words[(index * PARAMS_STRIDE) / 4 + field] = params[name];
+    }
+  }
+  return words.buffer;
+}
+
+/** The `index`-th Params of a buffer. */
+export function paramsAt(buffer: GPUBuffer, index: number) {
+  return { buffer, offset: index * PARAMS_STRIDE, size: fields.length * 4 };
+}

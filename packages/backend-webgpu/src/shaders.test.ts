@@ -1,0 +1,109 @@
+import { expect, test } from 'vitest';
+import {
+  countRowsSource,
+  denseProductSource,
+  type ExpertShape,
+  expertHiddenSource,
+  expertOutputSource,
+  fewHiddenSource,
+  fewOutputSource,
+  fewSumSource,
+  groupRowsSource,
+  listRowsSource,
+  packWeightsSource,
+  scanRowsSource,
+  selectExpertsSource,
+  sumPairsSource,
+  type Tile,
+  tileBytes,
+  type TileSizes,
+  tileRowsSource,
+  tileThreads,
+} from '../../../kernels/webgpu/index.js';
+import { tilingOf } from './many-plan.js';
+
+const plain: ExpertShape = {
+  dIn: 64,
+  dOut: 48,
+  experts: 8,
+  expertSize: 32,
+  activation: 'relu',
+  gated: false,
+  storage: 'float32',
+};
+/** Everything that a shape can ask for more: odd widths, a gate, half the bytes. */
+const odd: ExpertShape = {
+  dIn: 13,
+  dOut: 11,
+  experts: 7,
+  expertSize: 6,
+  activation: 'gelu',
+  gated: true,
+  storage: 'float16',
+};
+const tile: Tile = { rows: 16, columns: 16, depth: 8, threadRows: 4, threadColumns: 4 };
+
+const sizes: TileSizes = {
+  experts: 24,
+  tileRows: 64,
+  hiddenColumns: 1,
+  outputColumns: 6,
+  sumColumns: 3,
+};
+
+const sources: Record<string, string> = {
+  'select threshold': selectExpertsSource('threshold', 24),
+  'select topK': selectExpertsSource('topK', 24),
+  'select cumulativeShare': selectExpertsSource('cumulativeShare', 24),
+  'count rows': countRowsSource(24),
+  'scan rows': scanRowsSource(24),
+  'list rows': listRowsSource(24),
+  'tile rows': tileRowsSource(sizes),
+  'group rows': groupRowsSource(sizes),
+  'expert hidden': expertHiddenSource(plain, tile),
+  'expert hidden, odd': expertHiddenSource(odd, tile),
+  'expert output': expertOutputSource(plain, tile),
+  'expert output, odd': expertOutputSource(odd, tile),
+  'sum pairs': sumPairsSource(48),
+  'sum pairs, odd': sumPairsSource(11),
+  'few hidden': fewHiddenSource(plain, 1),
+  'few hidden, odd': fewHiddenSource(odd, 2),
+  'few output': fewOutputSource(plain, 1),
+  'few output, odd': fewOutputSource(odd, 2),
+  'few sum': fewSumSource(48, 1),
+  'few sum, odd': fewSumSource(11, 2),
+  'dense up': denseProductSource(
+    { inner: 64, columns: 256, activation: 'relu', storage: 'float32' },
+    tile,
+  ),
+  'dense down': denseProductSource({ inner: 256, columns: 48, storage: 'float32' }, tile),
+  'pack weights': packWeightsSource(13, 'float32'),
+  'pack weights, float16': packWeightsSource(13, 'float16'),
+};
+
+test.each(Object.entries(sources))('%s', (_, source) => {
+  expect(source).toMatchSnapshot();
+});
+
+test('tiles stay within what every adapter has', () => {
+  for (const expertSize of [1, 4, 6, 32, 128, 200]) {
+    for (const gated of [false, true]) {
+      for (const rows of [9, 197, 6304, 50_432]) {
+        for (const dOut of [11, 768]) {
+          const shape = { ...plain, expertSize, gated, dOut };
+          const { hidden, output } = tilingOf(shape, rows, 0.4);
+          expect(hidden.rows).toBe(output.rows);
+          expect(tileBytes(hidden, gated ? 2 : 1)).toBeLessThanOrEqual(16_384);
+          expect(tileBytes(output, 1)).toBeLessThanOrEqual(16_384);
+          for (const { columns, threadColumns, threadRows, depth, rows: tileRows } of [
+            hidden,
+            output,
+          ]) {
+            expect([columns % threadColumns, tileRows % threadRows, depth % 4]).toEqual([0, 0, 0]);
+          }
+          expect(Math.max(tileThreads(hidden), tileThreads(output))).toBeLessThanOrEqual(256);
+        }
+      }
+    }
+  }
+});
