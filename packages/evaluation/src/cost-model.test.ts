@@ -132,6 +132,27 @@ test('random selections cost what a loop over samples, tokens, layers and expert
   );
 });
 
+test('a replaced projection counts its experts and its router in place of its own matrix', () => {
+  const projection: Site = {
+    name: 'layers.1.attention.k',
+    kind: 'projection',
+    role: 'k',
+    layer: 1,
+    dIn: 256,
+    dOut: 64,
+    hidden: 48,
+    gated: false,
+  };
+  const router = { hidden: { shape: [8, 256] }, output: { shape: [6, 8] } } as RouterWeights;
+  const routers = new Map([[projection.name, router]]);
+  const model = new CostModel({ shape: gemma, sites: [projection], routers });
+  // 100 tokens, two of the six experts of eight neurons for each.
+  const cost = model.cost({ lengths: [100], executed: new Map([[projection.name, 200]]) });
+  const converted = 100 * (8 * 256 + 6 * 8) + 200 * 8 * (256 + 64);
+  expect(cost.total).toBe(denseCost(gemma, 100).total - 100 * 256 * 64 + converted);
+  expect(cost.convertedRelative).toBe(converted / (100 * 256 * 64));
+});
+
 test('counts that the tokens cannot have made, or that are missing, are refused', () => {
   const model = costed(bert, 8, 64);
   const lengths = [10];

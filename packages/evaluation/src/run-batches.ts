@@ -90,7 +90,7 @@ async function runBatch(
   const [samples, positions] = mask.shape;
   try {
     const { packed, scored } = tf.tidy(() => {
-      dynamic?.counter.startBatch(tf.reshape(mask, [1, samples * positions]));
+      dynamic?.counter.startBatch(tf.reshape(mask, [samples * positions, 1]));
       const options = dynamic ? { substitute: dynamic.substitute } : {};
       const logits = tf.tidy(() => model.forward(batch, options).logits);
       const measured = scores.measure(logits, labels);

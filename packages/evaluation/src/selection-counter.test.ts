@@ -14,7 +14,7 @@ describe.each(['cpu', 'wasm'])('on %s', (backend) => {
     const expected = new Map<string, number>();
     for (const rows of [1, 17, 64]) {
       const mask = Array.from({ length: rows }, () => random.integer(2));
-      const maskTensor = tf.tensor2d(mask, [1, rows]);
+      const maskTensor = tf.tensor2d(mask, [rows, 1]);
       counter.startBatch(maskTensor);
       for (const [site, experts] of [
         ['a', 5],
@@ -47,7 +47,7 @@ test('a selection for another number of rows than the batch has is refused', asy
   await tf.setBackend('cpu');
   tf.tidy(() => {
     const counter = new SelectionCounter();
-    counter.startBatch(tf.ones([1, 6]));
+    counter.startBatch(tf.ones([6, 1]));
     expect(() => counter.observe({ name: 'layers.0.ffn' }, tf.ones([5, 2], 'bool'))).toThrowError(
       /layers.0.ffn selected experts for 5 rows/,
     );

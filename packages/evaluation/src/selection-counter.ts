@@ -10,10 +10,11 @@ import type { Site } from '@d2dmoe/models';
 export class SelectionCounter {
   /** By site name: pairs executed so far. */
   readonly executed = new Map<string, number>();
+  /** [N, 1] */
   #mask: tf.Tensor2D | undefined;
   #pending: { site: string; counts: tf.Tensor1D }[] = [];
 
-  /** @param mask [1, N], 1 for a real token and 0 for padding; must live until the batch has run. */
+  /** @param mask [N, 1], 1 for a real token and 0 for padding; must live until the batch has run. */
   startBatch(mask: tf.Tensor2D): void {
     this.#mask = mask;
   }
@@ -21,15 +22,16 @@ export class SelectionCounter {
   /** Takes one site's selection, [N, n] of booleans. May be called inside a tidy. */
   readonly observe = ({ name }: Pick<Site, 'name'>, selection: tf.Tensor2D): void => {
     const mask = this.#mask as tf.Tensor2D;
-    const [rows, experts] = selection.shape;
+    const [rows] = selection.shape;
     if (rows !== mask.size) {
       throw new D2DMoEError(
         'EVALUATION_SELECTION',
         `Site ${name} selected experts for ${rows} rows, but the batch has ${mask.size} positions.`,
       );
     }
+    // Not a product with the mask, whose result a backend may round to 16 bits.
     const counts = tf.tidy(() =>
-      tf.reshape<tf.Rank.R1>(tf.matMul(mask, tf.cast(selection, 'float32')), [experts]),
+      tf.sum<tf.Tensor1D>(tf.mul(tf.cast(selection, 'float32'), mask), 0),
     );
     this.#pending.push({ site: name, counts: tf.keep(counts) });
   };

@@ -2,7 +2,7 @@ import type { Activation } from '@d2dmoe/kernels';
 import type { Tensor, Tensor2D, Tensor3D, Tensor4D } from '@tensorflow/tfjs-core';
 import type { ModelType } from './config.js';
 import type { ForwardContext } from './forward.js';
-import type { Site } from './site.js';
+import type { ProjectionRole, Site } from './site.js';
 
 /** What a model is for. */
 export type Task = 'image-classification' | 'text-classification' | 'text-generation';
@@ -47,6 +47,7 @@ export interface ImageBatch {
   pixelValues: Tensor4D;
 }
 
+/** What a model runs on at once. */
 export type Batch = TextBatch | ImageBatch;
 
 /** Result of a forward pass; a type and not an interface, so that tf.tidy takes it for a container of tensors. */
@@ -80,6 +81,15 @@ export interface FeedForwardNames {
   downBias?: string;
 }
 
+/** Names of an attention projection's tensors, in either of {@link FeedForwardNames}' layouts. */
+export interface ProjectionNames {
+  layout: 'linear' | 'conv1d';
+  weight: string;
+  bias?: string;
+  /** The first of its outputs in a tensor that holds those of several projections side by side; 0 by default. */
+  offset?: number;
+}
+
 /** What an architecture makes of a config.json: everything about a model but its weights. */
 export interface Architecture {
   modelType: ModelType;
@@ -94,5 +104,6 @@ export interface Architecture {
   parameters: readonly ParameterSpec[];
   sites: readonly Site[];
   feedForward(layer: number): FeedForwardNames;
+  projection(layer: number, role: ProjectionRole): ProjectionNames;
   forward(context: ForwardContext, batch: Batch): ForwardResult;
 }

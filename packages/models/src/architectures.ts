@@ -2,6 +2,7 @@ import { D2DMoEError } from '@d2dmoe/core';
 import type { Architecture } from './architecture.js';
 import { bert } from './bert.js';
 import { ConfigReader, type ModelType } from './config.js';
+import { withReplacements } from './dynamic-config.js';
 import { gemma } from './gemma.js';
 import { gpt2 } from './gpt2.js';
 import { vit } from './vit.js';
@@ -16,7 +17,7 @@ const architectures: Record<ModelType, (config: ConfigReader) => Architecture> =
 /**
  * The architecture that a config.json describes, every field that it needs checked.
  *
- * @throws D2DMoEError `MODEL_TYPE_UNSUPPORTED`, `CONFIG_INVALID`
+ * @throws D2DMoEError `MODEL_TYPE_UNSUPPORTED`, `CONFIG_INVALID`, `FORMAT_VERSION_UNSUPPORTED`
  */
 export function readArchitecture(config: Record<string, unknown>): Architecture {
   const reader = new ConfigReader(config);
@@ -27,5 +28,5 @@ export function readArchitecture(config: Record<string, unknown>): Architecture 
       `config.json: model_type "${modelType}" is not supported; supported are ${Object.keys(architectures).join(', ')}.`,
     );
   }
-  return architectures[modelType as ModelType](reader);
+  return withReplacements(architectures[modelType as ModelType](reader), reader);
 }

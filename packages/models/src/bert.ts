@@ -14,6 +14,14 @@ import {
 import { embeddingSpec, layerNormSpec, linearSpec } from './parameters.js';
 import { transformerSites } from './site.js';
 
+/** The projections' names inside a layer's attention. */
+const projections = {
+  q: 'self.query',
+  k: 'self.key',
+  v: 'self.value',
+  o: 'output.dense',
+} as const;
+
 /**
  * BERT with a classifier on its pooled first token (Devlin et al. 2019), as transformers'
  * `BertForSequenceClassification`.
@@ -125,6 +133,11 @@ export function bert(config: ConfigReader): Architecture {
       upBias: name(layer, 'intermediate.dense.bias'),
       down: name(layer, 'output.dense.weight'),
       downBias: name(layer, 'output.dense.bias'),
+    }),
+    projection: (layer, role) => ({
+      layout: 'linear',
+      weight: name(layer, `attention.${projections[role]}.weight`),
+      bias: name(layer, `attention.${projections[role]}.bias`),
     }),
     forward,
   };

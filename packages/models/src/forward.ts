@@ -3,7 +3,7 @@ import { type Activation, activate, linear } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batch, FeedForwardNames, ImageBatch, TextBatch } from './architecture.js';
 import { cachedPositions, type KeyValueCache } from './cache.js';
-import type { ForwardOptions, Site } from './site.js';
+import type { ForwardOptions, ProjectionRole, Site, SiteValues } from './site.js';
 
 /** What an architecture's forward pass works with. */
 export interface ForwardContext {
@@ -13,6 +13,8 @@ export interface ForwardContext {
   vector(name: string): tf.Tensor1D;
   site(layer: number, role: Site['role']): Site;
   feedForward(layer: number): FeedForwardNames;
+  /** The tensors of a projection that was replaced by two layers; undefined for one that is its one matrix. */
+  replacement(site: Site): FeedForwardNames | undefined;
   activation: Activation;
   options: ForwardOptions;
 }
@@ -31,11 +33,11 @@ export function dense(
   );
 }
 
-/** An attention projection as a site: the Linear `name`, unless substituted. */
+/** An attention projection as a site: the Linear `name`, unless substituted or replaced. */
 export function projection(
   context: ForwardContext,
   layer: number,
-  role: 'q' | 'k' | 'v' | 'o',
+  role: ProjectionRole,
   x: tf.Tensor2D,
   name: string,
   bias = true,
@@ -43,18 +45,30 @@ export function projection(
   return atProjection(context, layer, role, x, () => dense(context, x, name, bias));
 }
 
-/** An attention projection as a site, computed by `compute` unless substituted. */
+/** An attention projection as a site, computed by `compute` unless substituted or replaced. */
 export function atProjection(
   context: ForwardContext,
   layer: number,
-  role: 'q' | 'k' | 'v' | 'o',
+  role: ProjectionRole,
   x: tf.Tensor2D,
   compute: () => tf.Tensor2D,
 ): tf.Tensor2D {
   const site = context.site(layer, role);
-  const output = context.options.substitute?.(site, x) ?? compute();
-  context.options.tap?.(site, { input: x, output });
-  return output;
+  const values = replacedProjection(context, site, x) ?? { input: x, output: compute() };
+  context.options.tap?.(site, values);
+  return values.output;
+}
+
+/** A projection that is substituted or was replaced by two layers; undefined where its own matrix is to be used. */
+export function replacedProjection(
+  context: ForwardContext,
+  site: Site,
+  x: tf.Tensor2D,
+): SiteValues | undefined {
+  const substituted = context.options.substitute?.(site, x);
+  if (substituted !== undefined) return { input: x, output: substituted };
+  const names = context.replacement(site);
+  return names && twoLayers(context, site, x, names, 'relu');
 }
 
 /** A layer's FFN as a site: x [N, dModel] → [N, dModel]. */
@@ -62,25 +76,36 @@ export function feedForward(context: ForwardContext, layer: number, x: tf.Tensor
   const { tap, substitute } = context.options;
   const site = context.site(layer, 'ffn');
   const substituted = substitute?.(site, x);
-  if (substituted !== undefined) {
-    tap?.(site, { input: x, output: substituted });
-    return substituted;
-  }
-  const names = context.feedForward(layer);
+  const values: SiteValues =
+    substituted === undefined
+      ? twoLayers(context, site, x, context.feedForward(layer), context.activation)
+      : { input: x, output: substituted };
+  tap?.(site, values);
+  return values.output;
+}
+
+/** A site's layers, run densely. */
+function twoLayers(
+  context: ForwardContext,
+  site: Site,
+  x: tf.Tensor2D,
+  names: FeedForwardNames,
+  function_: Activation,
+): SiteValues {
   const product = (rows: tf.Tensor2D, weight: string, bias?: string): tf.Tensor2D => {
     const b = bias === undefined ? undefined : context.vector(bias);
     return linear(rows, context.matrix(weight), b, { transposed: names.layout === 'conv1d' });
   };
   const preActivation =
     names.gate === undefined ? product(x, names.up, names.upBias) : product(x, names.gate);
-  const activation = activate(preActivation, context.activation);
+  const activation = activate(preActivation, function_);
   const hidden =
     names.gate === undefined
       ? activation
       : tf.mul<tf.Tensor2D>(activation, product(x, names.up, names.upBias));
-  const output = product(hidden, names.down, names.downBias);
-  tap?.(site, { input: x, preActivation, activation, hidden, output });
-  return output;
+  const multiplied = context.options.edit?.(site, x, hidden) ?? hidden;
+  const output = product(multiplied, names.down, names.downBias);
+  return { input: x, preActivation, activation, hidden, output };
 }
 
 /** The first position of each sequence: x [B·T, d] → [B, d]. */

@@ -123,6 +123,10 @@ export function gemma(config: ConfigReader): Architecture {
       up: name(layer, 'mlp.up_proj.weight'),
       down: name(layer, 'mlp.down_proj.weight'),
     }),
+    projection: (layer, role) => ({
+      layout: 'linear',
+      weight: name(layer, `self_attn.${role}_proj.weight`),
+    }),
     forward,
   };
 }

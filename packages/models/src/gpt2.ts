@@ -3,7 +3,13 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Architecture, Batch, ForwardResult } from './architecture.js';
 import { attention, type AttentionOptions } from './attention.js';
 import type { ConfigReader } from './config.js';
-import { atProjection, feedForward, type ForwardContext, textBatch } from './forward.js';
+import {
+  atProjection,
+  feedForward,
+  type ForwardContext,
+  replacedProjection,
+  textBatch,
+} from './forward.js';
 import { conv1dSpec, embeddingSpec, layerNormSpec } from './parameters.js';
 import { transformerSites } from './site.js';
 
@@ -44,7 +50,8 @@ export function gpt2(config: ConfigReader): Architecture {
 
   /**
    * A layer's attention before its output projection: x [B·T, d] → [B·T, d]. q, k and v come from the one product that
-   * they share, and are separated only where a tap reads them, one of them is substituted, or a cache takes them.
+   * they share, and are separated only where a tap reads them, one of them is substituted or replaced, or a cache takes
+   * them.
    */
   function mix(
     context: ForwardContext,
@@ -55,17 +62,20 @@ export function gpt2(config: ConfigReader): Architecture {
     const weight = context.matrix(name(l, 'attn.c_attn.weight'));
     const bias = context.vector(name(l, 'attn.c_attn.bias'));
     const roles = ['q', 'k', 'v'] as const;
-    const { substitute, tap } = context.options;
-    const substituted = roles.map((role) => substitute?.(context.site(l, role), x));
+    const { tap } = context.options;
+    const replaced = roles.map((role) => replacedProjection(context, context.site(l, role), x));
     const part = (i: number): [tf.Tensor2D, tf.Tensor1D] => [
       tf.slice2d(weight, [0, i * dModel], [dModel, dModel]),
       tf.slice1d(bias, i * dModel, dModel),
     ];
-    if (substituted.some((output) => output !== undefined)) {
-      const [q, k, v] = substituted.map((output, i) => {
-        const projected = output ?? linear(x, ...part(i), { transposed: true });
-        tap?.(context.site(l, roles[i] as 'q' | 'k' | 'v'), { input: x, output: projected });
-        return projected;
+    if (replaced.some((values) => values !== undefined)) {
+      const [q, k, v] = roles.map((role, i) => {
+        const values = replaced[i] ?? {
+          input: x,
+          output: linear(x, ...part(i), { transposed: true }),
+        };
+        tap?.(context.site(l, role), values);
+        return values.output;
       }) as [tf.Tensor2D, tf.Tensor2D, tf.Tensor2D];
       return attention(q, k, v, options);
     }
@@ -163,6 +173,15 @@ export function gpt2(config: ConfigReader): Architecture {
       down: name(layer, 'mlp.c_proj.weight'),
       downBias: name(layer, 'mlp.c_proj.bias'),
     }),
+    projection: (layer, role) => {
+      const at = role === 'o' ? 'attn.c_proj' : 'attn.c_attn';
+      return {
+        layout: 'conv1d',
+        weight: name(layer, `${at}.weight`),
+        bias: name(layer, `${at}.bias`),
+        offset: role === 'o' ? 0 : 'qkv'.indexOf(role) * dModel,
+      };
+    },
     forward,
   };
 }

@@ -21,6 +21,8 @@ export {
   type DynamicConfig,
   type DynamicSite,
   dynamicConfig,
+  type ReplacedProjection,
+  replacementNames,
   routerNames,
 } from './dynamic-config.js';
 export { generate, type GenerateOptions } from './generate.js';

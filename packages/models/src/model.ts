@@ -1,8 +1,16 @@
 import { D2DMoEError } from '@d2dmoe/core';
 import type { Activation, FeedForwardWeights, PackedExperts, RouterWeights } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
-import type { Architecture, Batch, ForwardResult, ModelShape, Task } from './architecture.js';
+import type {
+  Architecture,
+  Batch,
+  FeedForwardNames,
+  ForwardResult,
+  ModelShape,
+  Task,
+} from './architecture.js';
 import type { ModelType } from './config.js';
+import { replacementNames } from './dynamic-config.js';
 import type { ForwardOptions, Site } from './site.js';
 
 /** A tensor of a model with its name in the checkpoint and the one that the architecture knows it by. */
@@ -31,7 +39,7 @@ export class Model {
   readonly labels?: string[];
   /** The routers of a converted model by the names of their sites; empty for a dense one. */
   readonly routers = new Map<string, RouterWeights>();
-  /** The FFNs that {@link packModel} has packed, by site name: experts in place of their dense weights. */
+  /** The sites that {@link packModel} has packed, by site name: experts in place of their dense weights. */
   readonly experts = new Map<string, PackedExperts>();
   readonly #architecture: Architecture;
   readonly #byName: Map<string, tf.Variable>;
@@ -79,6 +87,7 @@ export class Model {
       site: (layer: number, role: Site['role']) =>
         this.site(role === 'ffn' ? `layers.${layer}.ffn` : `layers.${layer}.attention.${role}`),
       feedForward: (layer: number) => this.#architecture.feedForward(layer),
+      replacement,
       activation: this.#activation,
       options,
     };
@@ -101,13 +110,13 @@ export class Model {
   }
 
   /**
-   * An FFN's weights, neuron-major: the model's own variables, and differentiable transposes of them where the
+   * An FFN's or a replaced projection's weights, neuron-major: the model's own variables, and differentiable transposes of them where the
    * checkpoint stores the other orientation. Call it in a tf.tidy, which disposes the transposes alone.
    *
-   * @throws D2DMoEError `SITE_KIND` for a projection
+   * @throws D2DMoEError `SITE_KIND` for a projection that is its one matrix
    */
   weights(site: Site): FeedForwardWeights {
-    const names = this.#feedForwardNames(site);
+    const names = this.#layerNames(site);
     const matrix = (name: string, transpose: boolean) => {
       const weight = this.#param(name) as tf.Tensor as tf.Tensor2D;
       return transpose ? tf.transpose(weight) : weight;
@@ -120,7 +129,37 @@ export class Model {
       ...(names.gate !== undefined && { gate: matrix(names.gate, !linear) }),
       down: matrix(names.down, linear),
       ...(names.downBias !== undefined && { downBias: vector(names.downBias) }),
-      activation: this.#activation,
+      activation: site.kind === 'feedForward' ? this.#activation : 'relu',
+    };
+  }
+
+  /**
+   * An attention projection's own matrix [dOut, dIn] and bias [dOut], also where it was replaced: the model's variables,
+   * or parts and transposes of them. Call it in a tf.tidy, which disposes those alone.
+   *
+   * @throws D2DMoEError `SITE_KIND` for an FFN
+   */
+  projection({ name }: Site): { weight: tf.Tensor2D; bias?: tf.Tensor1D } {
+    const { role, layer, dOut } = this.site(name);
+    if (role === 'ffn') {
+      throw new D2DMoEError('SITE_KIND', `${name} is an FFN, but a projection is needed here.`);
+    }
+    const names = this.#architecture.projection(layer, role);
+    const { layout, offset = 0 } = names;
+    const axis = layout === 'linear' ? 0 : 1;
+    const part = <T extends tf.Tensor>(tensor: T, along: number): T => {
+      if (tensor.shape[along] === dOut) return tensor;
+      const [begin, size] = [tensor.shape.map(() => 0), [...tensor.shape]];
+      begin[along] = offset;
+      size[along] = dOut;
+      return tf.slice(tensor, begin, size);
+    };
+    const weight = part(this.#param(names.weight) as tf.Tensor as tf.Tensor2D, axis);
+    return {
+      weight: layout === 'linear' ? weight : tf.transpose(weight),
+      ...(names.bias !== undefined && {
+        bias: part(this.#param(names.bias) as tf.Tensor as tf.Tensor1D, 0),
+      }),
     };
   }
 
@@ -134,14 +173,14 @@ export class Model {
   }
 
   /**
-   * Reorders an FFN's neurons in place in all its tensors, which leaves its function as it was: the new neuron i is
+   * Reorders an FFN's or a replaced projection's neurons in place in all its tensors, which leaves its function as it was: the new neuron i is
    * the old neuron order[i].
    *
    * @param order A permutation of 0 … hidden − 1.
-   * @throws D2DMoEError `PERMUTATION_INVALID`, or `SITE_KIND` for a projection
+   * @throws D2DMoEError `PERMUTATION_INVALID`, or `SITE_KIND` for a projection that is its one matrix
    */
   permuteNeurons(site: Site, order: Uint32Array): void {
-    const names = this.#feedForwardNames(site);
+    const names = this.#layerNames(site);
     if (order.length !== site.hidden || !isPermutation(order)) {
       throw new D2DMoEError(
         'PERMUTATION_INVALID',
@@ -164,13 +203,13 @@ export class Model {
   }
 
   /**
-   * Frees an FFN's weights. What needs them afterwards throws `WEIGHTS_RELEASED`: its dense form, {@link weights},
+   * Frees an FFN's or a replaced projection's weights. What needs them afterwards throws `WEIGHTS_RELEASED`: its dense form, {@link weights},
    * {@link permuteNeurons}.
    *
-   * @throws D2DMoEError `SITE_KIND` for a projection
+   * @throws D2DMoEError `SITE_KIND` for a projection that is its one matrix
    */
   releaseWeights(site: Site): void {
-    const { up, upBias, gate, down, downBias } = this.#feedForwardNames(site);
+    const { up, upBias, gate, down, downBias } = this.#layerNames(site);
     for (const name of [up, upBias, gate, down, downBias]) {
       if (name !== undefined) this.#param(name).dispose();
     }
@@ -197,15 +236,21 @@ export class Model {
     return variable;
   }
 
-  #feedForwardNames(site: Site) {
-    if (site.kind !== 'feedForward') {
-      throw new D2DMoEError(
-        'SITE_KIND',
-        `${site.name} is a projection, but an FFN is needed here.`,
-      );
-    }
-    return this.#architecture.feedForward(this.site(site.name).layer);
+  #layerNames(site: Site): FeedForwardNames {
+    const own = this.site(site.name);
+    if (own.kind === 'feedForward') return this.#architecture.feedForward(own.layer);
+    const names = replacement(own);
+    if (names !== undefined) return names;
+    throw new D2DMoEError(
+      'SITE_KIND',
+      `${site.name} is a projection, but an FFN or a projection that was replaced is needed here.`,
+    );
   }
+}
+
+/** The tensors of a projection that was replaced by two layers. */
+function replacement({ name, kind, hidden }: Site): FeedForwardNames | undefined {
+  return kind === 'projection' && hidden > 0 ? replacementNames(name) : undefined;
 }
 
 function isPermutation(order: Uint32Array): boolean {

@@ -1,6 +1,9 @@
 import type { Tensor2D } from '@tensorflow/tfjs-core';
 import type { KeyValueCache } from './cache.js';
 
+/** Query, key, value and output projection of an attention layer. */
+export type ProjectionRole = 'q' | 'k' | 'v' | 'o';
+
 /**
  * One place in a model that the method can convert: an FFN, or one attention projection. Functions over sites work
  * on every architecture that names its sites.
@@ -9,12 +12,12 @@ export interface Site {
   /** `layers.0.ffn`, `layers.0.attention.q`; unique within a model. */
   name: string;
   kind: 'feedForward' | 'projection';
-  role: 'ffn' | 'q' | 'k' | 'v' | 'o';
+  role: 'ffn' | ProjectionRole;
   /** The transformer layer, from 0. */
   layer: number;
   dIn: number;
   dOut: number;
-  /** Hidden width of an FFN; 0 for a projection. */
+  /** Hidden width of an FFN or of a projection that was replaced by two layers; 0 for one that is its one matrix. */
   hidden: number;
   /** Whether the FFN is a GLU. */
   gated: boolean;
@@ -22,7 +25,8 @@ export interface Site {
 
 /**
  * What a tap sees of a site, N = batch · positions rows each. `preActivation`, `activation` and `hidden` are there
- * for an FFN that ran densely: not for projections, and not where a substitute computed the output.
+ * for an FFN or a replaced projection that ran densely: not for other projections, and not where a substitute computed
+ * the output.
  */
 export interface SiteValues {
   /** [N, dIn] */
@@ -46,6 +50,11 @@ export interface ForwardOptions {
    * dense computation in place.
    */
   substitute?: (site: Site, x: Tensor2D) => Tensor2D | undefined;
+  /**
+   * Asked once per FFN or replaced projection that runs densely for what its down projection is to multiply, [N, hidden], from its input x
+   * [N, dIn] and its own `hidden` [N, hidden]. `undefined` leaves that in place.
+   */
+  edit?: (site: Site, x: Tensor2D, hidden: Tensor2D) => Tensor2D | undefined;
   /** Return the hidden states before the first layer and after each; default false. */
   hiddenStates?: boolean;
   /**
@@ -73,7 +82,7 @@ export function transformerSites(widths: SiteWidths): Site[] {
   const keyWidth = widths.kvHeads * widths.headDim;
   const sites: Site[] = [];
   for (let layer = 0; layer < layers; layer++) {
-    const projection = (role: 'q' | 'k' | 'v' | 'o', dIn: number, dOut: number) => {
+    const projection = (role: ProjectionRole, dIn: number, dOut: number) => {
       const name = `layers.${layer}.attention.${role}`;
       sites.push({ name, kind: 'projection', role, layer, dIn, dOut, hidden: 0, gated: false });
     };

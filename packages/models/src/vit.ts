@@ -14,6 +14,14 @@ import {
 import { layerNormSpec, linearSpec } from './parameters.js';
 import { transformerSites } from './site.js';
 
+/** The projections' names inside a layer's attention. */
+const projections = {
+  q: 'attention.query',
+  k: 'attention.key',
+  v: 'attention.value',
+  o: 'output.dense',
+} as const;
+
 /**
  * Vision Transformer with a classifier on its class token (Dosovitskiy et al. 2021), as transformers'
  * `ViTForImageClassification`.
@@ -148,6 +156,13 @@ export function vit(config: ConfigReader): Architecture {
       upBias: name(layer, 'intermediate.dense.bias'),
       down: name(layer, 'output.dense.weight'),
       downBias: name(layer, 'output.dense.bias'),
+    }),
+    projection: (layer, role) => ({
+      layout: 'linear',
+      weight: name(layer, `attention.${projections[role]}.weight`),
+      ...((role === 'o' || qkvBias) && {
+        bias: name(layer, `attention.${projections[role]}.bias`),
+      }),
     }),
     forward,
   };

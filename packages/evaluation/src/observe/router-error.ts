@@ -30,7 +30,7 @@ export interface RouterError {
  * on the inputs that the layers see while the model runs dense, as the routers were trained.
  *
  * @param rule The selection whose captured share is measured.
- * @returns One per converted FFN, in the order of execution.
+ * @returns One per converted site, in the order of execution.
  * @throws D2DMoEError `ROUTER_MISSING` where the model is dense; `EVALUATION_EMPTY` where there is no token.
  */
 export async function routerError(
@@ -105,12 +105,10 @@ interface SiteExperts {
   grams: tf.Tensor3D;
 }
 
-/** What the true norms of each converted FFN's experts are computed from. */
+/** What the true norms of each converted site's experts are computed from. */
 function expertsBySite(model: Model): Map<string, SiteExperts> {
   const dynamic = dynamicConfig(model);
-  const routed = model.sites.filter(
-    ({ name, kind }) => kind === 'feedForward' && model.routers.has(name),
-  );
+  const routed = model.sites.filter(({ name }) => model.routers.has(name));
   if (dynamic === undefined || routed.length === 0) {
     throw new D2DMoEError(
       'ROUTER_MISSING',
