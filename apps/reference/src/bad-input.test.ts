@@ -132,7 +132,7 @@ const cases: Case[] = [
     code: 'MODEL_TYPE_UNSUPPORTED',
     names: ['mamba', 'vit', 'bert', 'gpt2', 'gemma'],
   },
-  ...[convert, 'split dense --out out', 'sparsify dense --data data --out out'].map(
+  ...[convert, 'split dense --data data --out out', 'sparsify dense --data data --out out'].map(
     (args): Case => ({
       title: 'weights that do not fit the config',
       spoil: (folder) => changeConfig(folder, { intermediate_size: 48 }),
@@ -148,7 +148,7 @@ const cases: Case[] = [
     code: 'SAFETENSORS_TRUNCATED',
     names: ['dense/model.safetensors', '80000'],
   },
-  ...[convert, 'split dense --out out'].map(
+  ...[convert, 'split dense --data data --out out'].map(
     (args): Case => ({
       title: 'an expert size that does not divide',
       args: `${args} --expert-size 7`,
@@ -156,7 +156,7 @@ const cases: Case[] = [
       names: ['7', '64', '8'],
     }),
   ),
-  ...[convert, 'split dense --out out'].map(
+  ...[convert, 'split dense --data data --out out'].map(
     (args): Case => ({ title: 'a model that memory cannot hold', args, ...tooLarge }),
   ),
   {

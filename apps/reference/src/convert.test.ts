@@ -71,13 +71,14 @@ test.each(activationFields)('%s is converted', async (type, activations) => {
   });
   expect(tf.memory().numTensors).toBe(tensorsBefore);
 
-  const stages = ['sparsify', 'split', 'route', 'calibrate', 'evaluate'];
+  const stages = ['sparsify', 'split', 'route', 'finetune', 'calibrate', 'evaluate'];
   expect(plans.map((plan) => plan.stages.map(({ name }) => name))).toEqual([stages]);
-  expect(events.slice(0, 10)).toEqual(
+  expect(events.slice(0, 12)).toEqual(
     stages.flatMap((stage) => [`${stage} initiate`, `${stage} done`]),
   );
   expect(records.map(({ stage }) => stage)).toEqual(stages);
   expect(records[0]?.metrics).toHaveLength(8);
+  expect(records[3]?.metrics).toHaveLength(4);
   // A conversion is not thrown away for a budget that cannot be had.
   expect(unreachable).toEqual([expect.stringMatching(/^A cost of 0.01 cannot be reached/)]);
 
@@ -123,6 +124,39 @@ test.each(activationFields)('%s is converted', async (type, activations) => {
   expect(await readJson(join(output, 'curve.json'))).toEqual(curve);
   expectCurve(curve, sites);
   expect(curve.score.name).toBe(type === 'vit' || type === 'bert' ? 'accuracy' : 'loss');
+});
+
+test('without training the model stays as it is, its activation too', async () => {
+  const folder = await temporaryFolder();
+  const [input, output] = [join(folder, 'dense'), join(folder, 'converted')];
+  const data = { directory: join(folder, 'data'), seed: 0 };
+  await putCheckpoint(input, 'bert');
+  await putData(data.directory, 'bert');
+  const { records } = await convert({
+    input,
+    output,
+    data,
+    seed: 0,
+    settings: {
+      sparsify: { steps: 0 },
+      split: { expertSize: 8, by: 'weights' },
+      route: { steps: 4, batchSize: 8, width: 8 },
+      taus: [0, 0.5],
+      budgets: [{ keep: 0.5 }],
+    },
+  });
+  expect(records.map(({ stage }) => stage)).toEqual(['split', 'route', 'calibrate', 'evaluate']);
+  const [dense, converted] = [await loadModel(input), await loadModel(output)];
+  expect(converted.activation).toBe(dense.activation);
+  const prepared = await prepareData(output, data);
+  const batches = prepared.batches({ batchSize: 1, steps: 1 });
+  for await (const { batch } of batches.evaluation('test', 8)) {
+    const logits = async (model: typeof dense) =>
+      (await model.forward(batch).logits.data()) as Float32Array;
+    expect(relativeError(await logits(converted), await logits(dense))).toBeLessThan(1e-5);
+  }
+  dense.dispose();
+  converted.dispose();
 });
 
 function expectCurve(curve: CurveJson, sites: readonly string[]): void {

@@ -3,10 +3,12 @@ import { expertCount } from '@d2dmoe/clustering';
 import type { BudgetTarget, CurveJson } from '@d2dmoe/evaluation';
 import type { Architecture } from '@d2dmoe/models';
 import { checkCheckpoint } from '@d2dmoe/models/node';
-import { type ConvertSettings, defaultSettings } from './defaults.js';
+import { type ConvertSettings, defaultSettings, finetuneSteps } from './defaults.js';
 import { measureRate, type Plan, planConversion } from './plan.js';
+import { attention, checkProjections } from './stages/attention.js';
 import { calibrate } from './stages/calibrate.js';
 import { evaluateCurve } from './stages/evaluate.js';
+import { finetune } from './stages/finetune.js';
 import { type DataOptions, type PreparedData, prepareData } from './stages/prepare.js';
 import { hasReport, writeReport } from './stages/report.js';
 import { route } from './stages/route.js';
@@ -33,7 +35,8 @@ export interface Conversion {
 }
 
 /**
- * Converts a dense checkpoint into a dynamic-k Mixture-of-Experts: sparsify, split, route, calibrate, evaluate. The
+ * Converts a dense checkpoint into a dynamic-k Mixture-of-Experts: sparsify, attention where projections are
+ * asked for, split, route, calibrate, evaluate. The
  * converted checkpoint, its curve and a report appear in `output`, the stages' own results in `output/stages`. Stages that are
  * done already are skipped; one that was interrupted goes on. A tfjs backend must have been chosen, see `useDevice`.
  *
@@ -47,29 +50,50 @@ export async function convert(options: ConvertOptions): Promise<Conversion> {
   const settings = resolveSettings(data.architecture, options.settings);
   // What can be known to fail must not fail after hours of training.
   expertCount(data.architecture.shape.hidden, settings.split.expertSize);
+  const { projections } = settings.attention;
+  if (projections !== '') checkProjections(projections);
   options.onPlan?.(await planOf(data, settings), data, settings);
 
   const folder = (name: string) => join(output, 'stages', name);
   const sampled = settings.samples === undefined ? {} : { samples: settings.samples };
-  const batched = (stage: { batchSize: number; steps: number }) => ({
+  const batched = (stage: { batchSize: number; steps: number; augment?: boolean }) => ({
     hash: data.dataset.hash,
     batches: data.batches(stage),
   });
-  const records = [
-    await sparsify(
-      { ...options, output: folder('sparsify') },
-      batched(settings.sparsify),
-      settings.sparsify,
+  const records: StageRecord[] = [];
+  let trained = input;
+  if (settings.sparsify.steps > 0) {
+    const tuning = { ...options, output: folder('sparsify') };
+    records.push(await sparsify(tuning, batched(settings.sparsify), settings.sparsify));
+    trained = folder('sparsify');
+  }
+  if (projections !== '') {
+    const imitating = { ...options, input: trained, output: folder('attention') };
+    // Experts of one size everywhere.
+    const imitation = { ...settings.attention, expertSize: settings.split.expertSize };
+    records.push(await attention(imitating, batched(settings.attention), imitation));
+    trained = folder('attention');
+  }
+  records.push(
+    await split(
+      { ...options, input: trained, output: folder('split') },
+      batched(settings.route),
+      settings.split,
     ),
-    await split({ ...options, input: folder('sparsify'), output: folder('split') }, settings.split),
     await route(
       { ...options, input: folder('split'), output: folder('route') },
       batched(settings.route),
       settings.route,
     ),
-  ];
+  );
+  let routed = folder('route');
+  if (settings.finetune.steps > 0) {
+    const tuning = { ...options, input: routed, output: folder('finetune') };
+    records.push(await finetune(tuning, input, batched(settings.finetune), settings.finetune));
+    routed = folder('finetune');
+  }
   const evaluation = batched({ batchSize: 1, steps: 1 });
-  const calibrated = await calibrate({ ...options, input: folder('route') }, input, evaluation, {
+  const calibrated = await calibrate({ ...options, input: routed }, input, evaluation, {
     budgets: settings.budgets,
     perLayer: settings.perLayer,
     taus: settings.taus,
@@ -110,8 +134,16 @@ function resolveSettings(
     ...(given.perLayer !== undefined && { perLayer: given.perLayer }),
     ...(given.samples !== undefined && { samples: given.samples }),
     sparsify: { ...defaults.sparsify, ...given.sparsify },
+    attention: { ...defaults.attention, ...given.attention },
     split: { ...defaults.split, ...given.split },
     route: { ...defaults.route, ...given.route },
+    finetune: {
+      ...defaults.finetune,
+      ...(given.sparsify?.steps !== undefined && {
+        steps: finetuneSteps(given.sparsify.steps),
+      }),
+      ...given.finetune,
+    },
   };
 }
 

@@ -1,5 +1,7 @@
 import type { BudgetTarget } from '@d2dmoe/evaluation';
 import type { ModelShape, ModelType } from '@d2dmoe/models';
+import type { AttentionSettings } from './stages/attention.js';
+import type { FinetuneSettings } from './stages/finetune.js';
 import type { RouteSettings } from './stages/route.js';
 import type { SparsifySettings } from './stages/sparsify.js';
 import type { SplitSettings } from './stages/split.js';
@@ -7,8 +9,11 @@ import type { SplitSettings } from './stages/split.js';
 /** Settings of the stages of a conversion. */
 export interface ConvertSettings {
   sparsify: SparsifySettings;
+  /** No stage where `projections` is empty; experts are as large as those of FFNs. */
+  attention: Omit<AttentionSettings, 'expertSize'>;
   split: SplitSettings;
   route: RouteSettings;
+  finetune: FinetuneSettings;
   /** Thresholds of the curve. */
   taus: readonly number[];
   /** What thresholds are found for on the validation split; the first is what the checkpoint then runs at. */
@@ -24,10 +29,10 @@ const byType: Record<
   ModelType,
   Pick<SparsifySettings, 'alpha' | 'steps' | 'batchSize' | 'learningRate'>
 > = {
-  vit: { alpha: 1e-2, steps: 600, batchSize: 64, learningRate: 3e-4 },
-  bert: { alpha: 1e-3, steps: 1000, batchSize: 64, learningRate: 1e-4 },
-  gpt2: { alpha: 1e-3, steps: 200, batchSize: 8, learningRate: 3e-4 },
-  gemma: { alpha: 4e-3, steps: 200, batchSize: 8, learningRate: 3e-4 },
+  vit: { alpha: 1e-2, steps: 400, batchSize: 64, learningRate: 3e-4 },
+  bert: { alpha: 1e-3, steps: 600, batchSize: 64, learningRate: 1e-4 },
+  gpt2: { alpha: 1e-3, steps: 140, batchSize: 8, learningRate: 5e-5 },
+  gemma: { alpha: 4e-3, steps: 140, batchSize: 8, learningRate: 5e-5 },
 };
 
 /** The thresholds of a curve: fine where they matter, near 0. */
@@ -46,18 +51,59 @@ export const defaultBudgets: readonly BudgetTarget[] = [
 export function defaultSettings(type: ModelType, shape: ModelShape): ConvertSettings {
   const { batchSize, steps } = byType[type];
   return {
-    sparsify: { regularizer: 'squareHoyer', schedule: 'linearWarmup', ...byType[type] },
-    split: { expertSize: defaultExpertSize(shape.hidden) },
+    sparsify: {
+      regularizer: 'squareHoyer',
+      schedule: 'linearWarmup',
+      distill: 0.5,
+      augment: true,
+      ...byType[type],
+    },
+    attention: {
+      projections: '',
+      steps,
+      batchSize,
+      learningRate: 3e-4,
+      // Replacements start with every neuron at work, and few that matter: the term would only undo that.
+      alpha: 0,
+      schedule: 'linearWarmup',
+    },
+    split: { expertSize: defaultExpertSize(shape.hidden), by: 'coActivation' },
     route: {
-      width: Math.max(8, Math.round(shape.dModel / 4)),
+      width: defaultRouterWidth(shape),
       steps,
       batchSize,
       learningRate: 3e-3,
+      augment: true,
+    },
+    finetune: {
+      steps: finetuneSteps(steps),
+      batchSize,
+      learningRate: byType[type].learningRate,
+      routerLearningRate: 1e-3,
+      alpha: byType[type].alpha,
+      tau: 0.3,
+      distill: 0.5,
+      augment: true,
     },
     taus: defaultTaus,
     budgets: defaultBudgets,
     perLayer: true,
   };
+}
+
+/** Fine-tuning through the selected experts gets a third of the steps in which the model itself is trained. */
+export function finetuneSteps(sparsifySteps: number): number {
+  return Math.round(sparsifySteps / 2);
+}
+
+/** A router runs for every token: at about this share of its FFN's multiply-adds it costs less than it saves. */
+const routerShare = 0.015;
+
+/** The hidden width at which a router over the default number of experts has its share of the cost, at least 8. */
+function defaultRouterWidth({ dModel, hidden, gated }: ModelShape): number {
+  const feedForward = (gated ? 3 : 2) * dModel * hidden;
+  const experts = hidden / defaultExpertSize(hidden);
+  return Math.max(8, Math.round((routerShare * feedForward) / (dModel + experts)));
 }
 
 /** The divisor of the hidden width that comes closest to 128 experts: small experts give the better curve. */

@@ -4,11 +4,17 @@ import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-layers';
 import { CudaBackend, type Precision, useCuda } from '@d2dmoe/backend-cuda';
 import { D2DMoEError } from '@d2dmoe/core';
+import {
+  type DeviceReport,
+  listDevices as listRegisteredDevices,
+  registerDevice,
+  useDevice as startDevice,
+} from '@d2dmoe/kernels';
 import { useWasm } from '@d2dmoe/kernels/node';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** The devices that can be asked for. `auto` is the fastest that is there. */
-export const deviceNames = ['auto', 'cuda', 'wasm', 'cpu'] as const;
+/** The devices that can be asked for. `auto` is the fastest that is there, webgpu left out. */
+export const deviceNames = ['auto', 'cuda', 'webgpu', 'wasm', 'cpu'] as const;
 export type DeviceName = (typeof deviceNames)[number];
 
 /** How matrix products are computed on the cuda device. */
@@ -32,26 +38,23 @@ export interface UseDeviceOptions {
 /**
  * Makes a tfjs backend the current one.
  *
- * @throws D2DMoEError `DEVICE_UNAVAILABLE` where the wasm backend does not start; for `cuda` what `useCuda` throws, such
- *   as `CUDA_NO_DRIVER`
+ * @throws D2DMoEError `DEVICE_UNAVAILABLE` where the backend does not start; for `cuda` what `useCuda` throws, such as
+ *   `CUDA_NO_DRIVER`
  */
 export async function useDevice(
   name: DeviceName = 'auto',
   options: UseDeviceOptions = {},
 ): Promise<Device> {
-  switch (name) {
-    case 'auto':
-      return await useFirst(options);
-    case 'cuda':
-      return await cuda(options);
-    case 'wasm':
-      return await wasm(options);
-    default:
-      // Without it tfjs advertises another backend on standard error.
-      tf.enableProdMode();
-      await tf.setBackend('cpu');
-      return { name, description: 'plain JavaScript, for debugging' };
-  }
+  registerDevices(options);
+  if (name === 'auto') registerDevice({ name: 'webgpu', start: passedOver });
+  // Only those that deviceNames has are registered here.
+  return (await startDevice(name)) as Device;
+}
+
+/** What there is to compute on, what not, and why, in the order in which `auto` tries them. */
+export async function listDevices(): Promise<DeviceReport[]> {
+  registerDevices({});
+  return await listRegisteredDevices();
 }
 
 /** What of the current device decides the bits of a result, for the records of stages. */
@@ -60,34 +63,40 @@ export function deviceKey(): string {
   return backend instanceof CudaBackend ? `cuda ${backend.precision}` : tf.getBackend();
 }
 
-async function useFirst(options: UseDeviceOptions): Promise<Device> {
-  try {
-    return await cuda(options);
-  } catch (error) {
-    // d2dmoe doctor says why there is no cuda device.
-    if (!D2DMoEError.isInstance(error)) throw error;
-    return wasm(options);
-  }
+/** Makes the devices of this app known; the options are theirs from then on. */
+function registerDevices(options: UseDeviceOptions): void {
+  registerDevice({ name: 'cuda', start: () => cuda(options) });
+  registerDevice({ name: 'webgpu', start: webgpu });
+  registerDevice({ name: 'wasm', start: () => wasm(options) });
+  registerDevice({ name: 'cpu', start: cpu });
 }
 
-async function cuda({ precision = 'float32' }: UseDeviceOptions): Promise<Device> {
+async function cuda({ precision = 'float32' }: UseDeviceOptions): Promise<string> {
   const { name, computeCapability, totalMemory } = await useCuda({ precision });
   const gibibytes = (totalMemory / 2 ** 30).toFixed(0);
-  return {
-    name: 'cuda',
-    description: `${name}, compute capability ${computeCapability.join('.')}, ${gibibytes} GiB, products in ${precision}`,
-  };
+  return `${name}, compute capability ${computeCapability.join('.')}, ${gibibytes} GiB, products in ${precision}`;
 }
 
-async function wasm({ threads = availableParallelism() }: UseDeviceOptions): Promise<Device> {
+async function webgpu(): Promise<string> {
+  // Loads tfjs's backend, and Dawn if it is installed, for those alone who ask for it.
+  const { useWebGPU } = await import('@d2dmoe/backend-webgpu/node');
+  const { description, vendor, isSoftware } = await useWebGPU();
+  return `${description || vendor}${isSoftware ? ', a program on the CPU' : ''}`;
+}
+
+/** Training reads losses back at once, which WebGPU in Node cannot. */
+function passedOver(): Promise<never> {
+  return Promise.reject(
+    new D2DMoEError('DEVICE_UNAVAILABLE', 'The webgpu device has to be asked for by its name.'),
+  );
+}
+
+async function wasm({ threads = availableParallelism() }: UseDeviceOptions): Promise<string> {
   try {
     const backend = await useWasm({ threads });
     const flag = backend.flagSet ? ' (V8 flag --experimental-wasm-relaxed-simd set)' : '';
     const simd = backend.relaxedSimd ? `relaxed SIMD${flag}` : 'SIMD';
-    return {
-      name: 'wasm',
-      description: `${simd}, ${backend.threads} ${backend.threads === 1 ? 'thread' : 'threads'}`,
-    };
+    return `${simd}, ${backend.threads} ${backend.threads === 1 ? 'thread' : 'threads'}`;
   } catch (error) {
     throw new D2DMoEError(
       'DEVICE_UNAVAILABLE',
@@ -95,4 +104,11 @@ async function wasm({ threads = availableParallelism() }: UseDeviceOptions): Pro
       { cause: error },
     );
   }
+}
+
+async function cpu(): Promise<string> {
+  // Without it tfjs advertises another backend on standard error.
+  tf.enableProdMode();
+  await tf.setBackend('cpu');
+  return 'plain JavaScript, for debugging';
 }

@@ -34,7 +34,18 @@ afterAll(() => rm(folder, { recursive: true }));
 const moe = (out: string) => join(folder, out, 'moe');
 
 function convert(out: string, options: RunOptions = {}, more: string[] = []): Promise<Outcome> {
-  const settings = ['--steps', steps, '--batch-size', 8, '--expert-size', 2, '--tau', '0,0.2,0.5'];
+  const settings = [
+    '--steps',
+    steps,
+    '--finetune-steps',
+    steps,
+    '--batch-size',
+    8,
+    '--expert-size',
+    2,
+    '--tau',
+    '0,0.2,0.5',
+  ];
   const routers = ['--router-steps', steps, '--router-batch-size', 8, '--router-width', 8];
   const args = ['dense', '--data', 'data', '--out', moe(out), '--save-every', options.env ? 30 : 0];
   const all = [...args, ...settings, ...routers, ...more].map(String);
@@ -141,25 +152,28 @@ test('killed again and again, in every stage, it ends as an undisturbed run does
   expectSame(await contents('killed'));
 });
 
-test.each(['sparsify', 'route'])('Ctrl-C in %s: it goes on where it was', async (stage) => {
-  const { code, stderr } = await convert(stage, {
-    onStderr: (text, kill) => {
-      // Not at the first step, so that there is something to go on from.
-      if (text.includes(`${stage}: 10 %`) && !text.includes('stopping')) kill('SIGINT');
-    },
-  });
-  expect(code).toBe(130);
-  expect(stderr).toContain('press Ctrl-C again');
-  const stopped = Number(
-    new RegExp(`Stopped in stage ${stage} at step (\\d+) of ${steps}`).exec(stderr)?.[1],
-  );
-  expect(stopped).toBeGreaterThan(0);
-  await expectWhole(stage);
+test.each(['sparsify', 'route', 'finetune'])(
+  'Ctrl-C in %s: it goes on where it was',
+  async (stage) => {
+    const { code, stderr } = await convert(stage, {
+      onStderr: (text, kill) => {
+        // Not at the first step, so that there is something to go on from.
+        if (text.includes(`${stage}: 10 %`) && !text.includes('stopping')) kill('SIGINT');
+      },
+    });
+    expect(code).toBe(130);
+    expect(stderr).toContain('press Ctrl-C again');
+    const stopped = Number(
+      new RegExp(`Stopped in stage ${stage} at step (\\d+) of ${steps}`).exec(stderr)?.[1],
+    );
+    expect(stopped).toBeGreaterThan(0);
+    await expectWhole(stage);
 
-  const resumed = await finish(stage);
-  expect(resumed.stderr).toContain(`${stage}: started, from step ${stopped}\n`);
-  expectSame(await contents(stage));
-});
+    const resumed = await finish(stage);
+    expect(resumed.stderr).toContain(`${stage}: started, from step ${stopped}\n`);
+    expectSame(await contents(stage));
+  },
+);
 
 test('Ctrl-C in stages that take few steps', async () => {
   for (const stage of ['split', 'calibrate', 'evaluate']) {

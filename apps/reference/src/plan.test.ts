@@ -32,6 +32,7 @@ test('the default conversion of a small BERT: minutes, megabytes', () => {
     'sparsify',
     'split',
     'route',
+    'finetune',
     'calibrate',
     'evaluate',
   ]);
@@ -54,7 +55,8 @@ test('more work takes longer, a faster device less long', () => {
     plan({ sparsify: { ...sparsify, steps: 2 * sparsify.steps } }),
     plan({ sparsify: { ...sparsify, batchSize: 2 * sparsify.batchSize } }),
     plan({ route: { ...route, steps: 2 * route.steps } }),
-    plan({ split: { expertSize: defaults.split.expertSize / 2 } }),
+    plan({ finetune: { ...defaults.finetune, steps: 2 * defaults.finetune.steps } }),
+    plan({ split: { ...defaults.split, expertSize: defaults.split.expertSize / 2 } }),
     plan({ taus: [...defaults.taus, 0.5] }),
     plan({}, { ...data, meanLength: 48 }),
     plan({}, { ...data, test: 3000 }),
@@ -67,10 +69,33 @@ test('more work takes longer, a faster device less long', () => {
 test('says what each stage will do', () => {
   const [sparsify, split] = plan({
     sparsify: { ...defaults.sparsify, steps: 77 },
-    split: { expertSize: 8 },
+    split: { ...defaults.split, expertSize: 8 },
   }).stages;
   expect(sparsify?.work).toContain('77 steps');
   expect(split?.work).toBe('4 FFNs into 128 experts of 8');
+});
+
+test('stages that are left out take no time', () => {
+  const { sparsify, finetune } = defaults;
+  const left = { sparsify: { ...sparsify, steps: 0 }, finetune: { ...finetune, steps: 0 } };
+  expect(plan(left).stages.map(({ name }) => name)).toEqual([
+    'split',
+    'route',
+    'calibrate',
+    'evaluate',
+  ]);
+});
+
+test('converting projections is a stage more, and makes calibration longer', () => {
+  const attention = { ...defaults.attention, projections: 'qkvo', steps: 70 };
+  const without = plan();
+  const { stages, seconds } = plan({ attention });
+  expect(stages.map(({ name }) => name)).toContain('attention');
+  expect(without.stages.map(({ name }) => name)).not.toContain('attention');
+  expect(seconds).toBeGreaterThan(without.seconds);
+  const work = (name: string) => stages.find((stage) => stage.name === name)?.work;
+  expect(work('attention')).toBe('70 steps of 64, 16 projections (qkvo)');
+  expect(work('split')).toContain('projections likewise');
 });
 
 test('the rate that is measured is one that a machine can have', async () => {

@@ -49,23 +49,41 @@ export function planConversion(
   settings: ConvertSettings,
   rate: number,
 ): Plan {
-  const { sparsify, split, route, taus, budgets, perLayer } = settings;
+  const { sparsify, attention, split, route, finetune, taus, budgets, perLayer } = settings;
   const sample = denseCost(shape, Math.round(data.meanLength)).total;
   const seconds = (passes: number) => (passes * sample * overhead) / rate;
   // Each layer is looked at by itself at half of the thresholds, and a budget takes a few passes more.
-  const layered = perLayer ? shape.layers * Math.ceil(taus.length / 2) + 16 : 0;
+  const sites = shape.layers * (1 + attention.projections.length);
+  const layered = perLayer ? sites * Math.ceil(taus.length / 2) + 16 : 0;
   const calibrations = 1 + taus.length + layered + 4 * budgets.length;
   const evaluations = 1 + taus.length + (perLayer ? 2 : 1) * budgets.length;
   const experts = shape.hidden / split.expertSize;
+  // Forward and backward pass, and the teacher's forward pass.
+  const training = ({ steps, batchSize, distill }: typeof finetune | typeof sparsify) =>
+    seconds((distill > 0 ? 4 : 3) * steps * batchSize);
   const stages = [
-    {
-      name: 'sparsify',
-      work: `${sparsify.steps} steps of ${sparsify.batchSize}, ${sparsify.regularizer}, alpha ${sparsify.alpha}`,
-      seconds: seconds(3 * sparsify.steps * sparsify.batchSize),
-    },
+    ...(sparsify.steps === 0
+      ? []
+      : [
+          {
+            name: 'sparsify',
+            work: `${sparsify.steps} steps of ${sparsify.batchSize}, ${sparsify.regularizer}, alpha ${sparsify.alpha}`,
+            seconds: training(sparsify),
+          },
+        ]),
+    ...(attention.projections === ''
+      ? []
+      : [
+          {
+            name: 'attention',
+            work: `${attention.steps} steps of ${attention.batchSize}, ${shape.layers * attention.projections.length} projections (${attention.projections})`,
+            // The pass that records, and the replacements' own three.
+            seconds: seconds(2.5 * attention.steps * attention.batchSize),
+          },
+        ]),
     {
       name: 'split',
-      work: `${shape.layers} FFNs into ${experts} experts of ${split.expertSize}`,
+      work: `${shape.layers} FFNs into ${experts} experts of ${split.expertSize}${attention.projections === '' ? '' : ', projections likewise'}`,
       // About 20 rounds of k-means, in plain JavaScript at a billion multiply-adds per second.
       seconds: (20 * shape.layers * shape.hidden * shape.dModel * experts) / 1e9,
     },
@@ -74,6 +92,15 @@ export function planConversion(
       work: `${route.steps} steps of ${route.batchSize}, routers of width ${route.width}`,
       seconds: seconds(1.5 * route.steps * route.batchSize),
     },
+    ...(finetune.steps === 0
+      ? []
+      : [
+          {
+            name: 'finetune',
+            work: `${finetune.steps} steps of ${finetune.batchSize} through the selected experts`,
+            seconds: training(finetune),
+          },
+        ]),
     {
       name: 'calibrate',
       work: `about ${calibrations} passes over ${data.validation} validation samples`,
@@ -93,8 +120,9 @@ export function planConversion(
   return {
     stages,
     seconds: stages.reduce((sum, stage) => sum + stage.seconds, 0),
-    // Three stage folders and the result, and at most one resume state of weights and two moments.
-    disk: 7 * weights,
-    memory: 200e6 + 5 * weights + 4 * tokens * perToken,
+    // A folder for each stage but evaluate, and at most one resume state of weights and two moments.
+    disk: (stages.length - 1 + 3) * weights,
+    // Weights, gradients, two moments, what is on its way, and the teacher.
+    memory: 200e6 + 6 * weights + 4 * tokens * perToken,
   };
 }

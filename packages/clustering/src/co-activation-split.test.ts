@@ -72,6 +72,33 @@ test('every shape splits into equal experts; the objective is the share of co-ac
   );
 });
 
+test('by cosine a split does not depend on how strongly each neuron is active', async () => {
+  const [count, clusterSize, tokens] = [24, 4, 300];
+  const random = new Random(3);
+  const groups = Array.from({ length: tokens }, () => random.integer(count / clusterSize));
+  const activations = Float32Array.from({ length: tokens * count }, (_, i) => {
+    const inGroup = Math.floor((i % count) / clusterSize) === groups[Math.floor(i / count)];
+    return random.uniform() < (inGroup ? 0.8 : 0.05) ? random.uniform() : 0;
+  });
+  // Powers of two, by which no rounding changes; the last neuron is never active.
+  const scales = Array.from({ length: count }, () => 2 ** (random.integer(17) - 8));
+  const silent = activations.map((a, i) => (i % count === count - 1 ? 0 : a));
+  const scaled = silent.map((a, i) => a * (scales[i % count] as number));
+  const options = { tokens, count, clusterSize };
+  const split = (of: Float32Array, cosine: boolean) =>
+    coActivationSplit({ ...options, activations: of, cosine, random: new Random(5) });
+  const expected = await split(silent, true);
+  expect(await split(scaled, true)).toEqual(expected);
+  for (let start = 0; start < count; start += clusterSize) {
+    const expert = [...expected.order.subarray(start, start + clusterSize)].sort((a, b) => a - b);
+    expect(expert).toEqual(
+      Array.from({ length: clusterSize }, (_, i) => (expert[0] as number) + i),
+    );
+  }
+  // By inner products the strongest neurons go together wherever they belong.
+  expect((await split(scaled, false)).order).not.toEqual(expected.order);
+});
+
 test('an abort ends it, before and in the middle, by its reason', async () => {
   const options = {
     activations: new Float32Array(1000 * 8).fill(1),

@@ -14,6 +14,11 @@ export interface CoActivationSplitOptions {
   count: number;
   /** Neurons per expert, e; divides h. */
   clusterSize: number;
+  /**
+   * Whether an edge weighs the cosine of its neurons' activations in place of their inner product, so that the split does
+   * not depend on how strongly a neuron is active. Default false.
+   */
+  cosine?: boolean;
   random: Random;
   /** Told how far the work is. */
   onProgress?: ProgressCallback;
@@ -44,6 +49,7 @@ export async function coActivationSplit({
   tokens,
   count,
   clusterSize,
+  cosine = false,
   random,
   onProgress,
   signal,
@@ -68,6 +74,7 @@ export async function coActivationSplit({
     signal?.throwIfAborted();
     onProgress?.({ status: 'progress', name, progress: (50 * token) / tokens });
   }
+  if (cosine) toCosines(graph, count);
   mirrorLowerTriangle(graph, count);
   const { clusterOf } = await balancedPartition(
     graph,
@@ -97,6 +104,20 @@ function addCoActivations(activation: Float32Array, graph: Float32Array): void {
     for (let other = 0; other <= place; other++) {
       const m = active[other] as number;
       graph[n * h + m] = (graph[n * h + m] as number) + value * (activation[m] as number);
+    }
+  }
+}
+
+/** Divides inner products [h, h] by the two lengths, on and below the diagonal; a neuron that is never active has 0. */
+function toCosines(graph: Float32Array, h: number): void {
+  const inverse = Float64Array.from({ length: h }, (_, n) => {
+    const square = graph[n * h + n] as number;
+    return square > 0 ? 1 / Math.sqrt(square) : 0;
+  });
+  for (let n = 0; n < h; n++) {
+    for (let m = 0; m <= n; m++) {
+      graph[n * h + m] =
+        (graph[n * h + m] as number) * (inverse[n] as number) * (inverse[m] as number);
     }
   }
 }

@@ -8,7 +8,7 @@ import { put, putCheckpoint, putData, temporaryFolder } from '../../testing/tiny
 import { loadDataset } from '../data/index.js';
 import { useDevice } from '../device.js';
 import type { Batches, LabelledBatch } from './batches.js';
-import { imageBatches } from './image-batches.js';
+import { imageBatches, imageDecoder } from './image-batches.js';
 import { languageBatches } from './language-batches.js';
 import { textBatches } from './text-batches.js';
 
@@ -151,9 +151,9 @@ test('images: one [3, side, side] each, or a sentence where preprocessing gives 
     random: new Random(0),
     classes: 5,
   });
-  const processor = await loadImageProcessor(folder);
+  const pixelsOf = imageDecoder(await loadImageProcessor(folder));
   const batchesOf = (side: number) =>
-    imageBatches(dataset, processor, { side, positions: 17 }, 8, new Random(0));
+    imageBatches(dataset, pixelsOf, { side, positions: 17, augment: false }, 8, new Random(0));
   const { batch, labels } = await batchesOf(16).train(3);
   expect('pixelValues' in batch && batch.pixelValues.shape).toEqual([8, 3, 16, 16]);
   expect(labels).toHaveLength(8);

@@ -2,6 +2,7 @@ import { D2DMoEError, type Random } from '@d2dmoe/core';
 import type { ImageProcessor } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Dataset, ImageExample } from '../data/index.js';
+import { augmentImage } from './augment.js';
 import { type Batches, evaluationBatchSize, type LabelledBatch } from './batches.js';
 import { sample, shuffledOrder } from './order.js';
 
@@ -13,30 +14,46 @@ interface DecodedImages {
 /** Decoded images are kept up to this size together. */
 const keptBytes = 2 ** 30;
 
-/** Images of `side` × `side` pixels, decoded as they are needed; `positions` is the model's sequence length. */
+/**
+ * Decodes images, each once: decoding costs more than a step of a small model on a fast device, so that an epoch's images
+ * are kept.
+ */
+export function imageDecoder(
+  processor: Pick<ImageProcessor, 'process'>,
+): (example: ImageExample) => Promise<Float32Array> {
+  const kept = new Map<ImageExample, Float32Array>();
+  let bytes = 0;
+  return async (example) => {
+    const known = kept.get(example);
+    if (known) return known;
+    const pixels = await processor.process(example.image);
+    if (bytes + pixels.byteLength <= keptBytes) {
+      kept.set(example, pixels);
+      bytes += pixels.byteLength;
+    }
+    return pixels;
+  };
+}
+
+/**
+ * Images of `side` × `side` pixels, decoded as they are needed; `positions` is the model's sequence length. With `augment`
+ * those for training are changed at random each time.
+ */
 export function imageBatches(
   dataset: Dataset<ImageExample>,
-  processor: ImageProcessor,
-  { side, positions }: { side: number; positions: number },
+  pixelsOf: (example: ImageExample) => Promise<Float32Array>,
+  { side, positions, augment }: { side: number; positions: number; augment: boolean },
   batchSize: number,
   random: Random,
 ): Batches {
   const order = shuffledOrder(dataset.train.length, batchSize, random.fork('order'));
 
-  // Decoding costs more than a step of a small model on a fast device, so that an epoch's images are kept.
-  const kept = new Map<ImageExample, Float32Array>();
   const size = 3 * side * side;
-  async function pixelsOf(example: ImageExample): Promise<Float32Array> {
-    const known = kept.get(example);
-    if (known) return known;
-    const pixels = await processor.process(example.image);
-    if ((kept.size + 1) * 4 * size <= keptBytes) kept.set(example, pixels);
-    return pixels;
-  }
 
   async function decode(
     examples: readonly ImageExample[],
     indices: Uint32Array,
+    draws?: Random,
   ): Promise<DecodedImages> {
     const chosen = Array.from(indices, (i) => examples[i] as ImageExample);
     const images = await Promise.all(chosen.map(pixelsOf));
@@ -48,7 +65,9 @@ export function imageBatches(
           `An image of ${dataset.source} has ${image.length / 3} pixels after preprocessing; the model takes ${side} × ${side}, so preprocessor_config.json should resize to that.`,
         );
       }
-      pixels.set(image, i * size);
+      const place = pixels.subarray(i * size, (i + 1) * size);
+      if (draws) augmentImage(image, side, draws, place);
+      else place.set(image);
     }
     return { pixels, labels: Int32Array.from(chosen, ({ label }) => label) };
   }
@@ -60,7 +79,9 @@ export function imageBatches(
 
   // The next step's images are decoded on other threads while the device computes this one.
   let ahead: { step: number; images: Promise<DecodedImages> } | undefined;
-  const decodeStep = (step: number) => decode(dataset.train, order(step));
+  const draws = random.fork('augment');
+  const decodeStep = (step: number) =>
+    decode(dataset.train, order(step), augment ? draws.fork(step) : undefined);
 
   return {
     evaluationSize: (split) => dataset[split].length,

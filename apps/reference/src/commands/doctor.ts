@@ -1,7 +1,6 @@
 import { availableParallelism, freemem, totalmem } from 'node:os';
 import { cudaInfo } from '@d2dmoe/backend-cuda';
-import { D2DMoEError } from '@d2dmoe/core';
-import { type DeviceName, useDevice } from '../device.js';
+import { type DeviceName, listDevices, useDevice } from '../device.js';
 import { measureRate } from '../plan.js';
 import { defineCommand } from '../terminal/arguments.js';
 import { formatBytes, formatCount } from '../terminal/format.js';
@@ -16,20 +15,16 @@ export const doctorCommand = defineCommand(
   },
   async ({ json }, _context: Context) => {
     const devices: Record<string, unknown>[] = [];
-    for (const name of ['cuda', 'wasm', 'cpu'] satisfies DeviceName[]) {
-      try {
-        const { description } = await useDevice(name);
-        const rate = name === 'cpu' ? undefined : await measureRate();
-        devices.push({
-          name,
-          there: true,
-          description,
-          ...(rate && { multiplyAddsPerSecond: rate }),
-        });
-      } catch (error) {
-        if (!D2DMoEError.isInstance(error)) throw error;
-        devices.push({ name, there: false, description: error.message });
-      }
+    for (const report of await listDevices()) {
+      const { name, available: there } = report;
+      const description = there ? report.description : report.reason;
+      const rate = there && name !== 'cpu' ? await rateOf(name as DeviceName) : undefined;
+      devices.push({
+        name,
+        there,
+        description,
+        ...(rate !== undefined && { multiplyAddsPerSecond: rate }),
+      });
     }
     const machine = {
       node: process.versions.node,
@@ -46,10 +41,10 @@ export const doctorCommand = defineCommand(
         ? `, ${formatCount(multiplyAddsPerSecond as number)} multiply-adds per second`
         : '';
       console.log(
-        `  ${there ? 'yes' : 'no '}  ${String(name).padEnd(5)} ${String(description)}${rate}`,
+        `  ${there ? 'yes' : 'no '}  ${String(name).padEnd(6)} ${String(description)}${rate}`,
       );
     }
-    console.log('auto takes the first that is there.');
+    console.log('auto takes the first that is there, but webgpu only where it is asked for.');
     const cuda = cudaInfo();
     if (cuda.driver) {
       const { library, version } = cuda.driver;
@@ -58,3 +53,8 @@ export const doctorCommand = defineCommand(
     await writeJson(json, { ...machine, devices, cuda });
   },
 );
+
+async function rateOf(device: DeviceName): Promise<number> {
+  await useDevice(device);
+  return await measureRate();
+}

@@ -5,7 +5,14 @@ import { doctorCommand } from './doctor.js';
 import { evaluateCommand } from './evaluate.js';
 import { generateCommand } from './generate.js';
 import { inspectCommand } from './inspect.js';
-import { calibrateCommand, routeCommand, sparsifyCommand, splitCommand } from './stages.js';
+import {
+  attentionCommand,
+  calibrateCommand,
+  finetuneCommand,
+  routeCommand,
+  sparsifyCommand,
+  splitCommand,
+} from './stages.js';
 
 /** The commands of `d2dmoe`, in the order of its help. */
 export const commands = [
@@ -14,8 +21,10 @@ export const commands = [
   inspectCommand,
   convertCommand,
   sparsifyCommand,
+  attentionCommand,
   splitCommand,
   routeCommand,
+  finetuneCommand,
   calibrateCommand,
   evaluateCommand,
   generateCommand,

@@ -49,8 +49,12 @@ export const inspectCommand = defineCommand(
       console.log(`  dense; ${ffns.length} FFNs can be converted`);
     } else {
       const own = typeof dynamic.tau === 'number' ? `tau ${dynamic.tau}` : 'a tau for each layer';
+      const replaced = Object.keys(dynamic.projections ?? {});
+      if (replaced.length > 0) {
+        console.log(`  ${replaced.length} projections replaced by two layers each`);
+      }
       console.log(`  converted, runs at ${own} unless told otherwise:`);
-      for (const site of ffns) {
+      for (const site of sites) {
         const entry = dynamic.sites[site.name];
         if (entry === undefined) continue;
         const router =

@@ -1,10 +1,11 @@
-import { readArchitecture } from '@d2dmoe/models';
-import { readConfig } from '@d2dmoe/models/node';
+import { checkCheckpoint } from '@d2dmoe/models/node';
 import { defaultBudgets, defaultSettings, defaultTaus } from '../defaults.js';
 import { useDevice } from '../device.js';
 import { operatingPointLines } from '../report.js';
+import { attention } from '../stages/attention.js';
 import { calibrate } from '../stages/calibrate.js';
 import { evaluateCurve } from '../stages/evaluate.js';
+import { finetune } from '../stages/finetune.js';
 import { prepareData } from '../stages/prepare.js';
 import { route } from '../stages/route.js';
 import { sparsify } from '../stages/sparsify.js';
@@ -13,12 +14,15 @@ import type { StageRecord } from '../stages/stage.js';
 import { defineCommand } from '../terminal/arguments.js';
 import { formatDuration } from '../terminal/format.js';
 import {
+  attentionOptions,
   budgetsOf,
   calibrateOptions,
+  finetuneOptions,
   routeOptions,
   settingsOf,
   sparsifyOptions,
   splitOptions,
+  trainingOptions,
 } from './convert.js';
 import {
   checkpointArgument,
@@ -58,19 +62,66 @@ export const sparsifyCommand = defineCommand(
   },
 );
 
-export const splitCommand = defineCommand(
+export const attentionCommand = defineCommand(
   {
-    name: 'split',
-    summary: 'Stage 2: split every FFN into experts',
+    name: 'attention',
+    summary: 'Stage 2, if wanted: replace attention projections by networks that can be split',
     positionals: [checkpointArgument],
-    options: [outOption, ...splitOptions, ...stageOptions],
+    options: [
+      ...dataOptions,
+      outOption,
+      {
+        flag: 'projections',
+        type: 'string',
+        placeholder: 'LETTERS',
+        default: 'qkvo',
+        description: 'attention projections to replace: some of q, k, v and o',
+      },
+      ...attentionOptions,
+      ...splitOptions,
+      ...stageOptions,
+    ],
   },
   async (named, context: Context) => {
     const args = await withFolders(named, context);
     await useDevice(args.device, args);
-    const { modelType, shape } = readArchitecture(await readConfig(args.ckpt));
-    const settings = { ...defaultSettings(modelType, shape).split, ...settingsOf(args).split };
-    const record = await withProgress(args, context, (options) => split(options, settings));
+    const data = await prepareData(args.ckpt, dataOf(args));
+    const { modelType, shape } = data.architecture;
+    const defaults = defaultSettings(modelType, shape);
+    const given = settingsOf(args);
+    const settings = {
+      ...defaults.split,
+      ...defaults.attention,
+      ...given.split,
+      ...given.attention,
+    };
+    const batches = { hash: data.dataset.hash, batches: data.batches(settings) };
+    const record = await withProgress(args, context, (options) =>
+      attention(options, batches, settings),
+    );
+    await report(record, args.out, args.json);
+  },
+);
+
+export const splitCommand = defineCommand(
+  {
+    name: 'split',
+    summary: 'Stage 3: split every FFN and replaced projection into experts',
+    positionals: [checkpointArgument],
+    options: [...dataOptions, outOption, ...splitOptions, ...stageOptions],
+  },
+  async (named, context: Context) => {
+    const args = await withFolders(named, context);
+    await useDevice(args.device, args);
+    await checkCheckpoint(args.ckpt);
+    const data = await prepareData(args.ckpt, dataOf(args));
+    const { modelType, shape } = data.architecture;
+    const defaults = defaultSettings(modelType, shape);
+    const settings = { ...defaults.split, ...settingsOf(args).split };
+    const batches = { hash: data.dataset.hash, batches: data.batches(defaults.route) };
+    const record = await withProgress(args, context, (options) =>
+      split(options, batches, settings),
+    );
     await report(record, args.out, args.json);
   },
 );
@@ -78,7 +129,7 @@ export const splitCommand = defineCommand(
 export const routeCommand = defineCommand(
   {
     name: 'route',
-    summary: 'Stage 3: train a router for every split FFN',
+    summary: 'Stage 4: train a router for every FFN and projection that was split',
     positionals: [checkpointArgument],
     options: [...dataOptions, outOption, ...routeOptions, ...stageOptions],
   },
@@ -96,10 +147,41 @@ export const routeCommand = defineCommand(
   },
 );
 
+export const finetuneCommand = defineCommand(
+  {
+    name: 'finetune',
+    summary: 'Stage 5, if wanted: train on through the experts that the routers select',
+    positionals: [checkpointArgument],
+    options: [
+      ...dataOptions,
+      denseOption,
+      outOption,
+      ...finetuneOptions,
+      ...trainingOptions,
+      ...stageOptions,
+    ],
+  },
+  async (named, context: Context) => {
+    const args = await withFolders(named, context);
+    await useDevice(args.device, args);
+    const data = await prepareData(args.ckpt, dataOf(args));
+    const { modelType, shape } = data.architecture;
+    const settings = {
+      ...defaultSettings(modelType, shape).finetune,
+      ...settingsOf(args).finetune,
+    };
+    const batches = { hash: data.dataset.hash, batches: data.batches(settings) };
+    const record = await withProgress(args, context, (options) =>
+      finetune(options, args.dense, batches, settings),
+    );
+    await report(record, args.out, args.json);
+  },
+);
+
 export const calibrateCommand = defineCommand(
   {
     name: 'calibrate',
-    summary: 'Stage 4: find thresholds for costs or shares of the score on the validation split',
+    summary: 'Stage 6: find thresholds for costs or shares of the score on the validation split',
     positionals: [checkpointArgument],
     options: [...dataOptions, denseOption, outOption, ...calibrateOptions, ...stageOptions],
   },

@@ -52,6 +52,6 @@ test('the demo: a good dense model, and 97 % of it at 0.6 of the cost', {
   expect(first?.point.cost).toBeLessThanOrEqual(0.6);
 
   const again = await runBuilt(['demo'], { cwd: folder });
-  const stages = ['train', 'sparsify', 'split', 'route', 'calibrate', 'evaluate'];
+  const stages = ['train', 'sparsify', 'split', 'route', 'finetune', 'calibrate', 'evaluate'];
   expect(again.stderr.match(/^\w+: skipped/gm)).toEqual(stages.map((name) => `${name}: skipped`));
 });

@@ -58,7 +58,7 @@ const training = { steps: 1000, batchSize: 64, learningRate: 2e-3 };
 
 /** Settings of the demo's conversion. */
 const settings: NonNullable<ConvertOptions['settings']> = {
-  sparsify: { steps: 300, batchSize: 64, learningRate: 1e-3, alpha: 2e-3 },
+  sparsify: { steps: 200, batchSize: 64, learningRate: 1e-3, alpha: 2e-3 },
   split: { expertSize: 8 },
   route: { steps: 300, batchSize: 64, width: 16 },
 };

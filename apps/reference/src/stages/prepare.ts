@@ -3,7 +3,7 @@ import { D2DMoEError, Random } from '@d2dmoe/core';
 import { type Architecture, readArchitecture } from '@d2dmoe/models';
 import { loadImageProcessor, loadTokenizer, readConfig } from '@d2dmoe/models/node';
 import type { Batches } from '../batches/batches.js';
-import { imageBatches } from '../batches/image-batches.js';
+import { imageBatches, imageDecoder } from '../batches/image-batches.js';
 import { languageBatches } from '../batches/language-batches.js';
 import { textBatches } from '../batches/text-batches.js';
 import {
@@ -18,8 +18,8 @@ import {
 export interface PreparedData {
   architecture: Architecture;
   dataset: Dataset<TaskExamples[Task]>;
-  /** Batches for training of `steps` steps, and for evaluation. */
-  batches(settings: { batchSize: number; steps: number }): Batches;
+  /** Batches for training of `steps` steps, of images changed at random where `augment`, and for evaluation. */
+  batches(settings: { batchSize: number; steps: number; augment?: boolean }): Batches;
 }
 
 /** Where the data are and how their columns are called. */
@@ -44,16 +44,17 @@ export async function prepareData(checkpoint: string, options: DataOptions): Pro
   switch (task) {
     case 'image-classification': {
       const dataset = await loadDataset(options.directory, task, reading);
-      const processor = await loadImageProcessor(checkpoint);
+      const pixelsOf = imageDecoder(await loadImageProcessor(checkpoint));
       return {
         architecture,
         dataset,
-        batches: ({ batchSize }) => {
+        batches: ({ batchSize, augment = false }) => {
           const image = {
             side: numberField(config, 'image_size') ?? 224,
             positions: shape.maxPositions,
+            augment,
           };
-          return imageBatches(dataset, processor, image, batchSize, random);
+          return imageBatches(dataset, pixelsOf, image, batchSize, random);
         },
       };
     }

@@ -103,11 +103,11 @@ export async function writeReport(options: ReportOptions): Promise<void> {
       operatingPoints: named,
       gains: gainsOf(options.curve),
       executed: await executedByToken(model, some(), rule, observing),
-      sparsity: Array.from(after, ([site, shares]) => ({
-        site,
-        before: before.get(site) as typeof shares,
-        after: shares,
-      })),
+      // A projection has activations only since it was replaced.
+      sparsity: [...after].flatMap(([site, shares]) => {
+        const dense = before.get(site);
+        return dense ? [{ site, before: dense, after: shares }] : [];
+      }),
       routers: await routerError(model, some(), rule, observing),
       ...(await reportSamples(input, model, data, rule)),
       ...(await clock(denseModel, model, batches, named, signal)),

@@ -11,8 +11,9 @@ import {
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches, LabelledBatch } from '../batches/batches.js';
 import { deviceKey } from '../device.js';
+import { routerWidth } from './router-width.js';
 import { runSteps } from './run-steps.js';
-import { splitSites } from './sites.js';
+import { projectionsOf, splitSites } from './sites.js';
 import {
   hashCheckpoint,
   requireOwnOutput,
@@ -23,15 +24,17 @@ import {
 
 /** Settings of {@link route}. */
 export interface RouteSettings {
-  /** Hidden width of each router. */
+  /** Hidden width of an FFN's router; a projection's is narrower, see {@link routerWidth}. */
   width: number;
   steps: number;
   batchSize: number;
   learningRate: number;
+  /** Whether images are cropped and flipped at random. */
+  augment: boolean;
 }
 
 /**
- * Trains a router for every split FFN (method section 4): the model runs densely, and each router learns to predict
+ * Trains a router for every split FFN and replaced projection (method section 4): the model runs densely, and each router learns to predict
  * the norm of every expert's output from the layer's own input.
  */
 export async function route(
@@ -52,12 +55,14 @@ export async function route(
       const random = new Random(options.seed).fork('routers');
       const routers = new Map<string, TrainableRouter>();
       const experts = new Map<string, Experts>();
+      const ffn = model.site('layers.0.ffn');
+      const widthOf = (site: Site) => routerWidth(site, ffn, settings.width);
       for (const { site, entry } of sites) {
         const { dIn, hidden, name } = site;
         const count = hidden / entry.expert_size;
         routers.set(
           name,
-          createRouter({ dIn, width: settings.width, experts: count, random: random.fork(name) }),
+          createRouter({ dIn, width: widthOf(site), experts: count, random: random.fork(name) }),
         );
         experts.set(name, { down: keepDown(model, site), expertSize: entry.expert_size });
       }
@@ -88,10 +93,11 @@ export async function route(
         model.config['d2dmoe'] = {
           format_version: 1,
           tau: 0,
+          ...projectionsOf(model),
           sites: Object.fromEntries(
             sites.map(({ site, entry }) => [
               site.name,
-              { expert_size: entry.expert_size, router_width: settings.width },
+              { expert_size: entry.expert_size, router_width: widthOf(site) },
             ]),
           ),
         };
@@ -114,7 +120,7 @@ interface Experts {
   expertSize: number;
 }
 
-/** A copy of an FFN's down projection, neuron-major. */
+/** A copy of a site's down projection, neuron-major. */
 function keepDown(model: Model, site: Site): tf.Tensor2D {
   return tf.tidy(() => tf.keep(tf.clone(model.weights(site).down)));
 }

@@ -1,5 +1,12 @@
 import { D2DMoEError } from '@d2dmoe/core';
-import { type DynamicSite, dynamicConfig, readArchitecture, type Site } from '@d2dmoe/models';
+import {
+  type DynamicConfig,
+  type DynamicSite,
+  dynamicConfig,
+  type Model,
+  readArchitecture,
+  type Site,
+} from '@d2dmoe/models';
 import { readConfig } from '@d2dmoe/models/node';
 
 /** A site of a checkpoint that has been split, and how. */
@@ -37,6 +44,12 @@ export async function routedSites(directory: string): Promise<SplitSite[]> {
       ? `The checkpoint ${directory} has experts but no routers: run d2dmoe route on it first.`
       : `The checkpoint ${directory} is dense: run d2dmoe convert on it first.`,
   );
+}
+
+/** The entry of a model's replaced projections in config.json's `d2dmoe` object, for a stage that writes it anew. */
+export function projectionsOf(model: Model): Pick<DynamicConfig, 'projections'> {
+  const projections = dynamicConfig(model)?.projections;
+  return projections ? { projections } : {};
 }
 
 async function dynamicSites(directory: string): Promise<SplitSite[]> {

@@ -24,6 +24,10 @@ export interface SparsifySettings {
   batchSize: number;
   /** Peak learning rate of Adam: linear warm-up over a twentieth of the steps, then a cosine to a tenth. */
   learningRate: number;
+  /** Share of the loss that is the distance of the predictions to the dense model's, in [0, 1]. */
+  distill: number;
+  /** Whether images are cropped and flipped at random. */
+  augment: boolean;
 }
 
 /**
@@ -46,7 +50,9 @@ export async function sparsify(
       const model = await loadModel(options.input);
       const { on, term } = regularizers[settings.regularizer];
       if (on === 'activation') model.relufy();
-      const adam = new Adam(model.params, { learningRate: settings.learningRate });
+      const adam = new Adam(model.params);
+      const teacher = settings.distill > 0 ? await loadModel(options.input) : undefined;
+      const distillation = teacher && { teacher, weight: settings.distill };
       try {
         restoreTraining(model, adam, resume.steps, resume.takeTensors());
         const alphaAt = schedules[settings.schedule](settings.alpha, settings.steps);
@@ -59,13 +65,17 @@ export async function sparsify(
           async (step) => {
             const batch = await data.batches.train(step);
             const rate = learningRateAt(step, settings.steps, settings.learningRate);
-            return trainStep(model, adam, batch, rate, { on, term, alpha: alphaAt(step) });
+            return trainStep(model, adam, batch, rate, {
+              sparsity: { on, term, alpha: alphaAt(step) },
+              ...(distillation && { distillation }),
+            });
           },
         );
         await saveModel(model, options.output, { copyFrom: options.input });
         return metrics;
       } finally {
         adam.dispose();
+        teacher?.dispose();
         model.dispose();
       }
     },
