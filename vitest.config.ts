@@ -1,7 +1,13 @@
 import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
+import { softwareVulkan } from './tools/software-vulkan.mjs';
 
 const packages = fileURLToPath(new URL('./packages', import.meta.url));
+
+// WebGPU in Node finds its driver when a test's process starts. A driver that is named already is taken.
+if (process.env['VK_ICD_FILENAMES'] === undefined) {
+  Object.assign(process.env, softwareVulkan()?.environment);
+}
 
 export default defineConfig({
   resolve: {

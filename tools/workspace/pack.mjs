@@ -13,12 +13,13 @@ import { root } from './paths.mjs';
  * Packs every package that is published, as it was built.
  *
  * @param {string} destination The folder for the tarballs.
+ * @param {string[]} [folders] Those of the packages; all of them by default.
  * @returns {Promise<Packed[]>}
  */
-export async function packAll(destination) {
+export async function packAll(destination, folders = published()) {
   /** @type {Packed[]} */
   const packed = [];
-  for (const folder of published()) {
+  for (const folder of folders) {
     const args = ['pack', '--pack-destination', destination, '--json'];
     const outcome = await run('pnpm', args, { cwd: folder, quiet: true });
     requireSuccess(outcome, `${folder} could not be packed.`);
