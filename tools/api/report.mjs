@@ -17,6 +17,7 @@ function reportOf({ folder, name, types }) {
     const config = ExtractorConfig.prepare({
       configObject: {
         projectFolder: folder,
+        newlineKind: 'lf',
         mainEntryPointFilePath: types,
         // The workspace's TypeScript has no API of the kind that the extractor needs; it brings its own.
         compiler: {

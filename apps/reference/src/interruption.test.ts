@@ -120,7 +120,7 @@ test('the result of an undisturbed run has no leftovers', () => {
       'model.safetensors',
       'tokenizer.json',
       'calibration.json',
-      ...['sparsify', 'split', 'route'].flatMap((stage) =>
+      ...['sparsify', 'split', 'route', 'finetune'].flatMap((stage) =>
         [`${stage}.stage.json`, 'config.json', 'model.safetensors', 'tokenizer.json'].map(
           (file) => `stages/${stage}/${file}`,
         ),
@@ -137,10 +137,12 @@ test('killed again and again, in every stage, it ends as an undisturbed run does
     'split',
     'route',
     'route',
+    'finetune',
+    'finetune',
     'calibrate',
     'evaluate',
   ]) {
-    const training = stage === 'sparsify' || stage === 'route';
+    const training = ['sparsify', 'route', 'finetune'].includes(stage);
     const delay = random.integer(training ? 150 : 20);
     const { signal, stderr } = await convert('killed', {
       onStderr: whenStarted(stage, 'SIGKILL', delay),
@@ -199,7 +201,8 @@ test('what is done is skipped; a changed setting runs its stage and those after 
   const again = await finish('undisturbed');
   const skipped = ({ stderr }: Outcome) =>
     Array.from(stderr.matchAll(/^(\w+): skipped/gm), ([, stage]) => stage);
-  expect(skipped(again)).toEqual(['sparsify', 'split', 'route', 'calibrate', 'evaluate']);
+  const stages = ['sparsify', 'split', 'route', 'finetune', 'calibrate', 'evaluate'];
+  expect(skipped(again)).toEqual(stages);
   expect(await times('undisturbed')).toEqual(before);
 
   await cp(moe('undisturbed'), moe('changed'), { recursive: true, preserveTimestamps: true });

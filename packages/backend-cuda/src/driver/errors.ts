@@ -6,7 +6,6 @@ export const CUDA_SUCCESS = 0;
 export const CUDA_ERROR_OUT_OF_MEMORY = 2;
 export const CUDA_ERROR_STUB_LIBRARY = 34;
 export const CUDA_ERROR_NO_DEVICE = 100;
-export const CUDA_ERROR_INVALID_PTX = 218;
 export const CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222;
 export const CUDA_ERROR_NOT_READY = 600;
 

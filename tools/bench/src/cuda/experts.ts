@@ -124,7 +124,7 @@ class Matrices {
       backend.copy(out.pointer + done * 4, out.pointer, Math.min(done, count - done) * 4);
     }
     const values = tf.engine().makeTensorFromTensorInfo(out) as tf.Tensor2D;
-    const tensor = tf.mul(values, scale) as tf.Tensor2D;
+    const tensor = tf.mul<tf.Tensor2D>(values, scale);
     values.dispose();
     const pattern = this.#pattern;
     return {
