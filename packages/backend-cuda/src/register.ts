@@ -1,4 +1,5 @@
 import { type KernelConfig, registerKernel } from '@tensorflow/tfjs-core';
+import { expertKernels } from './experts/index.js';
 import { arrayKernels } from './kernels/arrays.js';
 import { binaryKernels } from './kernels/binary.js';
 import { castKernels } from './kernels/cast.js';
@@ -28,6 +29,7 @@ export const cudaKernels: readonly KernelConfig[] = [
   ...castKernels,
   ...convolutionKernels,
   ...einsumKernels,
+  ...expertKernels,
   ...fillKernels,
   ...fourierKernels,
   ...gatherKernels,

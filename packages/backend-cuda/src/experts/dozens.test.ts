@@ -14,9 +14,6 @@ import { relativeError } from '../../testing/relative-error.js';
 import { dozensFits, dozensRows } from './dozens.js';
 import { planDozens } from './dozens-plan.js';
 import { callOf, type PackedInputs } from './dynamic-k-experts.js';
-import { expertKernels } from './index.js';
-
-for (const config of expertKernels) tf.registerKernel(config);
 
 interface Shape {
   rows: number;

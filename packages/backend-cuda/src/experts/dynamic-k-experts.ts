@@ -2,7 +2,9 @@ import type { KernelConfig, TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
 import { cudaKernel } from '../kernels/config.js';
 import type { Activation, ExpertsCall, Storage } from './call.js';
+import { dozensFits, dozensRows } from './dozens.js';
 import { fewFits, fewRows } from './few.js';
+import { HOPPER_ROWS } from './few-hopper-plan.js';
 import { manyFits, manyRows } from './many/index.js';
 import { maskedDense } from './masked-dense.js';
 import { vectorOffsets } from './pack.js';
@@ -30,8 +32,8 @@ export interface ExpertsAttrs {
   expectedDensity?: number;
 }
 
-/** The most rows that go through the few-rows path, 16 a launch. */
-export const MOST_FEW_ROWS = 64;
+/** Up to this many rows memory's rate is what counts; 16 of them a launch, or 64 on Hopper. */
+const MOST_FEW_ROWS = 64;
 
 /** The op on x with a selection bool [N, experts]. */
 export function callOf(
@@ -67,11 +69,24 @@ export function callOf(
   };
 }
 
+/** The path for a call's rows, where they are few; with a router of this width, if one is to select in the same launch. */
+export function pathOfFew(
+  backend: CudaBackend,
+  call: ExpertsCall,
+  routerWidth = 0,
+): 'few' | 'dozens' | undefined {
+  const { rows } = call;
+  if (rows === 0 || rows > MOST_FEW_ROWS) return undefined;
+  if (rows > HOPPER_ROWS && dozensFits(backend, call)) return 'dozens';
+  return fewFits(backend, call, routerWidth) ? 'few' : undefined;
+}
+
 /** Enqueues the op by the path for its rows. */
 export function dynamicKExperts(backend: CudaBackend, call: ExpertsCall): TensorInfo {
-  const { rows, dOut } = call;
-  if (rows === 0) return backend.output([0, dOut], 'float32');
-  if (rows <= MOST_FEW_ROWS && fewFits(backend, call)) return fewRows(backend, call);
+  if (call.rows === 0) return backend.output([0, call.dOut], 'float32');
+  const few = pathOfFew(backend, call);
+  if (few === 'dozens') return dozensRows(backend, call);
+  if (few === 'few') return fewRows(backend, call);
   if (manyFits(backend, call)) return manyRows(backend, call);
   return maskedDense(backend, call);
 }

@@ -15,10 +15,7 @@ import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { emulated } from '../../testing/emulated.js';
 import { relativeError } from '../../testing/relative-error.js';
-import { expertKernels } from './index.js';
 import { groupRows, selectionBits } from './select.js';
-
-for (const config of expertKernels) tf.registerKernel(config);
 
 interface Shape {
   rows: number;

@@ -7,10 +7,10 @@ import {
   callOf,
   dynamicKExperts,
   type ExpertsAttrs,
-  MOST_FEW_ROWS,
   type PackedInputs,
+  pathOfFew,
 } from './dynamic-k-experts.js';
-import { fewFits, fewRows } from './few.js';
+import { fewRows } from './few.js';
 import { packRows } from './pack.js';
 import { selectExperts, type SelectionRule } from './select.js';
 
@@ -54,7 +54,7 @@ function routedExperts(
 ): TensorInfo {
   const [width = 0] = router.router0.shape;
   const unselected = { ...call, selection: call.x };
-  if (call.rows > 0 && call.rows <= MOST_FEW_ROWS && fewFits(backend, unselected, width)) {
+  if (pathOfFew(backend, unselected, width) === 'few') {
     const hidden = backend.pointer(router.router2);
     const output = backend.pointer(router.router3);
     return fewRows(backend, unselected, { hidden, output, width, rule });

@@ -11,11 +11,8 @@ import { emulated } from '../../../testing/emulated.js';
 import { relativeError } from '../../../testing/relative-error.js';
 import { pitchOf } from '../call.js';
 import { callOf, type PackedInputs } from '../dynamic-k-experts.js';
-import { expertKernels } from '../index.js';
 import { packRows } from '../pack.js';
 import { type HundredsWay, hundredsWay, runHundreds } from './hundreds.js';
-
-for (const config of expertKernels) tf.registerKernel(config);
 
 interface Shape {
   rows: number;

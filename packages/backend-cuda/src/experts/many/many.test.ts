@@ -10,12 +10,9 @@ import { expect, test } from 'vitest';
 import { emulated } from '../../../testing/emulated.js';
 import { relativeError } from '../../../testing/relative-error.js';
 import { callOf, type PackedInputs } from '../dynamic-k-experts.js';
-import { expertKernels } from '../index.js';
 import { manyFits, manyRows } from './index.js';
 import { type ManyPlan, planMany } from './plan.js';
 import { unitsOf } from './units.js';
-
-for (const config of expertKernels) tf.registerKernel(config);
 
 interface Shape {
   rows: number;
