@@ -4,7 +4,11 @@ import {
   type ExpertStorage,
   packExperts,
   type PackedExperts,
+  type PackedRouter,
+  packRouter,
   predictNorms,
+  type RouterWeights,
+  routedExperts,
   selectExperts,
   type SelectionRule,
 } from '@d2dmoe/kernels';
@@ -22,6 +26,11 @@ export interface DynamicOptions {
    * was made from.
    */
   onSelection?: (site: Site, selection: tf.Tensor2D, predictedNorms: tf.Tensor2D) => void;
+  /**
+   * Share of (token, expert) pairs that a site is expected to execute, in [0, 1]: a hint by which a backend may choose
+   * among its kernels. The result does not depend on it.
+   */
+  expectedDensity?: (site: Site) => number | undefined;
 }
 
 /** A `substitute` for ForwardOptions; `dispose` frees what it has packed itself. */
@@ -59,8 +68,9 @@ export function packModel(
  */
 export function dynamicSubstitute(model: Model, options: DynamicOptions): DynamicSubstitute {
   const dynamic = routed(model);
-  const { rule, onSelection } = options;
+  const { rule, onSelection, expectedDensity } = options;
   const own = new Map<string, PackedExperts>();
+  const routers = new Map<string, PackedRouter>();
 
   const expertsOf = (site: Site, expertSize: number): PackedExperts => {
     let experts = model.experts.get(site.name) ?? own.get(site.name);
@@ -71,18 +81,36 @@ export function dynamicSubstitute(model: Model, options: DynamicOptions): Dynami
     return experts;
   };
 
+  const routerOf = (site: Site, weights: RouterWeights, experts: PackedExperts): PackedRouter => {
+    let router = routers.get(site.name);
+    if (router === undefined) {
+      router = packRouter(weights, experts);
+      routers.set(site.name, router);
+    }
+    return router;
+  };
+
   const substitute = (site: Site, x: tf.Tensor2D): tf.Tensor2D | undefined => {
     const router = model.routers.get(site.name);
     const entry = dynamic.sites[site.name];
     if (router === undefined || entry === undefined) return undefined;
+    const experts = expertsOf(site, entry.expert_size);
+    const density = expectedDensity?.(site);
+    const expected = density === undefined ? {} : { expectedDensity: density };
+    const siteRule = typeof rule === 'function' ? rule(site) : rule;
+    if (onSelection === undefined) {
+      // In one launch, where the backend has that.
+      return routedExperts(x, routerOf(site, router, experts), siteRule, experts, expected);
+    }
     const norms = predictNorms(x, router);
-    const selection = selectExperts(norms, typeof rule === 'function' ? rule(site) : rule);
-    onSelection?.(site, selection, norms);
-    return dynamicKExperts(x, selection, expertsOf(site, entry.expert_size));
+    const selection = selectExperts(norms, siteRule);
+    onSelection(site, selection, norms);
+    return dynamicKExperts(x, selection, experts, expected);
   };
   const dispose = () => {
-    for (const experts of own.values()) experts.dispose();
+    for (const packed of [...own.values(), ...routers.values()]) packed.dispose();
     own.clear();
+    routers.clear();
   };
   return Object.assign(substitute, { dispose });
 }

@@ -1,5 +1,11 @@
 import type { SelectionRule } from '@d2dmoe/kernels';
-import { type Batch, dynamicSubstitute, type Model, type Site } from '@d2dmoe/models';
+import {
+  type Batch,
+  type DynamicSubstitute,
+  dynamicSubstitute,
+  type Model,
+  type Site,
+} from '@d2dmoe/models';
 import * as tf from '@tensorflow/tfjs-core';
 
 /** What {@link timeForward} takes. */
@@ -34,7 +40,13 @@ export async function timeForward(
   options: TimeForwardOptions,
 ): Promise<{ dense: Timing; rules: Timing[] }> {
   const { dense, converted, batch, rules, runs = 9, signal } = options;
-  const substitutes = rules.map((rule) => dynamicSubstitute(converted, { rule }));
+  const substitutes: DynamicSubstitute[] = [];
+  for (const rule of rules) {
+    const densities = await densitiesOf(converted, batch, rule);
+    substitutes.push(
+      dynamicSubstitute(converted, { rule, expectedDensity: ({ name }) => densities.get(name) }),
+    );
+  }
   const passes = [
     () => dense.forward(batch).logits,
     ...substitutes.map((substitute) => () => converted.forward(batch, { substitute }).logits),
@@ -57,6 +69,29 @@ export async function timeForward(
   }
   const [denseTiming, ...others] = times.map(timing);
   return { dense: denseTiming as Timing, rules: others };
+}
+
+/** By site: which share of the batch's (token, expert) pairs a rule selects, as calibration would have told. */
+async function densitiesOf(
+  model: Model,
+  batch: Batch,
+  rule: TimeForwardOptions['rules'][number],
+): Promise<Map<string, number>> {
+  const shares = new Map<string, tf.Tensor>();
+  const substitute = dynamicSubstitute(model, {
+    rule,
+    onSelection: ({ name }, selection) => {
+      shares.set(name, tf.keep(tf.tidy(() => tf.mean(tf.cast(selection, 'float32')))));
+    },
+  });
+  tf.dispose(tf.tidy(() => model.forward(batch, { substitute }).logits));
+  substitute.dispose();
+  const densities = new Map<string, number>();
+  for (const [name, share] of shares) {
+    densities.set(name, (await share.data())[0] ?? 0);
+    share.dispose();
+  }
+  return densities;
 }
 
 function timing(times: readonly number[]): Timing {
