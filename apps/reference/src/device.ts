@@ -5,6 +5,7 @@ import '@tensorflow/tfjs-layers';
 import { CudaBackend, type Precision, useCuda } from '@d2dmoe/backend-cuda';
 import { D2DMoEError } from '@d2dmoe/core';
 import {
+  type ExpertStorage,
   type DeviceReport,
   listDevices as listRegisteredDevices,
   registerDevice,
@@ -61,6 +62,12 @@ export async function listDevices(): Promise<DeviceReport[]> {
 export function deviceKey(): string {
   const backend = tf.backend();
   return backend instanceof CudaBackend ? `cuda ${backend.precision}` : tf.getBackend();
+}
+
+/** How experts are stored on the current device unless asked otherwise: as its products read them. */
+export function deviceStorage(): ExpertStorage {
+  const backend = tf.backend();
+  return backend instanceof CudaBackend && backend.precision === 'bf16' ? 'bfloat16' : 'float32';
 }
 
 /** Makes the devices of this app known; the options are theirs from then on. */

@@ -9,6 +9,7 @@ import {
   type Task,
 } from '@d2dmoe/models';
 import { loadModel, readConfig } from '@d2dmoe/models/node';
+import { deviceStorage } from './device.js';
 import { type SelectionArguments, thresholdsOf } from './selection.js';
 
 /** A model that is loaded to be used. */
@@ -51,7 +52,7 @@ export async function runModel(
         dispose: () => model.dispose(),
       };
     }
-    packModel(model, { storage: selection.storage ?? 'float32' });
+    packModel(model, { storage: selection.storage ?? deviceStorage() });
     const counter = new ExecutionCounter();
     const substitute = dynamicSubstitute(model, {
       rule: thresholdRule(thresholds),

@@ -31,6 +31,8 @@ export interface DynamicOptions {
    * among its kernels. The result does not depend on it.
    */
   expectedDensity?: (site: Site) => number | undefined;
+  /** How experts are stored that {@link packModel} has not packed before; float32 by default. */
+  storage?: ExpertStorage;
 }
 
 /** A `substitute` for ForwardOptions; `dispose` frees what it has packed itself. */
@@ -68,14 +70,14 @@ export function packModel(
  */
 export function dynamicSubstitute(model: Model, options: DynamicOptions): DynamicSubstitute {
   const dynamic = routed(model);
-  const { rule, onSelection, expectedDensity } = options;
+  const { rule, onSelection, expectedDensity, storage = 'float32' } = options;
   const own = new Map<string, PackedExperts>();
   const routers = new Map<string, PackedRouter>();
 
   const expertsOf = (site: Site, expertSize: number): PackedExperts => {
     let experts = model.experts.get(site.name) ?? own.get(site.name);
     if (experts === undefined) {
-      experts = pack(model, site, expertSize, 'float32');
+      experts = pack(model, site, expertSize, storage);
       own.set(site.name, experts);
     }
     return experts;

@@ -6,7 +6,7 @@ import { packModel } from '@d2dmoe/models';
 import { loadModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import type { Batches } from '../batches/batches.js';
-import { deviceKey } from '../device.js';
+import { deviceKey, deviceStorage } from '../device.js';
 import { evaluateFolder, reportingAs } from './calibrate.js';
 import { measureOperatingPoints } from './operating-points.js';
 import { routedSites } from './sites.js';
@@ -52,7 +52,7 @@ export async function evaluateCurve(
       const reference = await evaluateFolder(dense, batches(), reporting);
       const model = await loadModel(options.input);
       try {
-        packModel(model, { storage: settings.storage ?? 'float32' });
+        packModel(model, { storage: settings.storage ?? deviceStorage() });
         const points = await sweep({ model, batches, rules: settings.rules, ...reporting });
         const named = await measureOperatingPoints(options.input, model, batches, reporting);
         const curve: CurveJson = {

@@ -27,7 +27,7 @@ import { loadModel } from '@d2dmoe/models/node';
 import { makeFolder, writeFileAtomic } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches } from '../batches/batches.js';
-import { deviceKey } from '../device.js';
+import { deviceKey, deviceStorage } from '../device.js';
 import { budgetLabel } from './operating-points.js';
 import type { PreparedData } from './prepare.js';
 import { reportSamples } from './report-samples.js';
@@ -37,8 +37,8 @@ import type { StageOptions, StageRecord } from './stage.js';
 /** Positions of the test split from which distributions, sparsity and router errors are taken, about. */
 const observedPositions = 8192;
 
-/** Samples of the batch that is timed. */
-const timed = 32;
+/** Samples of the batch that is timed: a card is full with more. */
+const timed = () => (deviceKey().startsWith('cuda') ? 256 : 32);
 
 /** An operating point with the rule that it was measured with. */
 type ReportedPoint = OperatingPoint & { point: CurvePoint };
@@ -184,13 +184,14 @@ async function clock(
   points: readonly ReportedPoint[],
   signal?: AbortSignal,
 ): Promise<{ wallClock?: WallClock }> {
-  for await (const { batch } of batches.evaluation('test', timed)) {
+  for await (const { batch } of batches.evaluation('test', timed())) {
     try {
       const { dense: denseTiming, rules } = await timeForward({
         dense,
         converted,
         batch,
         rules: points.map(({ point }) => ruleOf(point)),
+        storage: deviceStorage(),
         ...(signal && { signal }),
       });
       const wallClock = {
@@ -241,7 +242,7 @@ async function settingsOf(folders: readonly string[], observed: number): Promise
     ...stages.map(({ stage, seed, seconds, settings }) => ({ stage, seed, seconds, settings })),
     {
       stage: 'report',
-      settings: { samplesObserved: observed, samplesTimed: timed, device: deviceKey() },
+      settings: { samplesObserved: observed, samplesTimed: timed(), device: deviceKey() },
     },
   ];
 }
