@@ -21,14 +21,37 @@ KERNEL experts_select(const float *norms, unsigned char *selection, long long ro
   }
 }
 
-// Bytes to bits; a warp 32 experts of a row.
+// Four bytes' bits: whether each is not zero, the first the lowest.
+__device__ __forceinline__ unsigned four_bits(unsigned bytes) {
+  const unsigned high = (bytes | ((bytes & 0x7f7f7f7fu) + 0x7f7f7f7fu)) & 0x80808080u;
+  return (high >> 7) * 0x01020408u >> 24 & 15u;
+}
+
+// Bytes to bits; a thread 32 experts of a row, whose bytes it takes 16, 8 or 4 at a time where rows begin at such places.
 KERNEL experts_bits(const unsigned char *selection, unsigned *bits, long long rows, int n) {
-  const int lane = threadIdx.x % 32, words = (n + 31) / 32;
-  const long long warps = (long long)gridDim.x * (blockDim.x / 32), all = rows * words;
-  for (long long i = blockIdx.x * (long long)(blockDim.x / 32) + threadIdx.x / 32; i < all; i += warps) {
-    const int e = (int)(i % words) * 32 + lane;
-    const unsigned word = __ballot_sync(~0u, e < n && selection[i / words * n + e] != 0);
-    if (lane == 0) bits[i] = word;
+  const unsigned words = (n + 31) / 32;
+  const long long all = rows * words;
+  for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < all; i += (long long)gridDim.x * blockDim.x) {
+    const long long row = all < 1ll << 32 ? (long long)((unsigned)i / words) : i / words;
+    const int first = (int)(i - row * words) * 32, count = min(n - first, 32);
+    const unsigned char *from = selection + row * n + first;
+    unsigned word = 0;
+    if (n % 16 == 0) {
+      for (int e = 0; e < count; e += 16) {
+        const uint4 b = *reinterpret_cast<const uint4 *>(from + e);
+        word |= (four_bits(b.x) | four_bits(b.y) << 4 | four_bits(b.z) << 8 | four_bits(b.w) << 12) << e;
+      }
+    } else if (n % 8 == 0) {
+      for (int e = 0; e < count; e += 8) {
+        const uint2 b = *reinterpret_cast<const uint2 *>(from + e);
+        word |= (four_bits(b.x) | four_bits(b.y) << 4) << e;
+      }
+    } else if (n % 4 == 0) {
+      for (int e = 0; e < count; e += 4) word |= four_bits(*reinterpret_cast<const unsigned *>(from + e)) << e;
+    } else {
+      for (int e = 0; e < count; e++) word |= (unsigned)(from[e] != 0) << e;
+    }
+    bits[i] = word;
   }
 }
 

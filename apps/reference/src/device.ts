@@ -79,7 +79,10 @@ function registerDevices(options: UseDeviceOptions): void {
 }
 
 async function cuda({ precision = 'float32' }: UseDeviceOptions): Promise<string> {
-  const { name, computeCapability, totalMemory } = await useCuda({ precision });
+  const { name, computeCapability, totalMemory } = await useCuda({
+    precision,
+    deterministic: true,
+  });
   const gibibytes = (totalMemory / 2 ** 30).toFixed(0);
   return `${name}, compute capability ${computeCapability.join('.')}, ${gibibytes} GiB, products in ${precision}`;
 }

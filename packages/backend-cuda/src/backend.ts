@@ -47,7 +47,6 @@ export type Extent = number | readonly [number, number, number];
 export type Output = TensorInfo & { readonly pointer: number };
 
 const MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
-const PREFERRED_SHARED_MEMORY_CARVEOUT = 9;
 /** Values of at most this many bytes stay on the host after their upload: kernels may ask for them (shapes, axes). */
 const KEPT_HOST_BYTES = 1024;
 
@@ -70,6 +69,8 @@ export class CudaBackend extends KernelBackend {
   readonly stream: number;
   /** Of matrix products; may be changed between them. */
   precision: Precision = 'float32';
+  /** Whether equal calls on equal inputs give equal bits; sums of experts are else added in whatever order they come. */
+  deterministic = false;
 
   readonly #context: Context;
   readonly #allocator: Allocator;
@@ -81,7 +82,6 @@ export class CudaBackend extends KernelBackend {
   readonly #arguments: ArgumentMemory;
   readonly #argumentAddress: number;
   #launchConfig: LaunchConfig | undefined;
-  readonly #roomy = new Set<Kernel>();
   /** By kernel, the addresses of its packed arguments, which is what cuLaunchKernel wants. */
   readonly #parameterLists = new Map<Kernel, HostMemory>();
 
@@ -287,7 +287,6 @@ export class CudaBackend extends KernelBackend {
 
     if (kernel.owner !== this) this.#resolve(kernel);
     if (sharedBytes > kernel.sharedBytes) this.#allowShared(kernel, sharedBytes);
-    if (options?.isProgrammatic !== undefined) this.#leaveRoom(kernel);
     packArguments(kernel, args, this.#arguments);
     const { driver, stream } = this;
     const { handle, parameterList } = kernel;
@@ -652,15 +651,6 @@ export class CudaBackend extends KernelBackend {
       this.#parameterLists.set(kernel, list);
     }
     return list.address;
-  }
-
-  /** All of a multiprocessor's own memory as shared memory, so that blocks of two launches fit side by side. */
-  #leaveRoom(kernel: Kernel): void {
-    if (this.#roomy.has(kernel)) return;
-    this.#roomy.add(kernel);
-    const { driver } = this;
-    const result = driver.cuFuncSetAttribute(kernel.handle, PREFERRED_SHARED_MEMORY_CARVEOUT, 100);
-    check(driver, result, `cuFuncSetAttribute of ${kernel.name}`);
   }
 
   #allowShared(kernel: Kernel, bytes: number): void {

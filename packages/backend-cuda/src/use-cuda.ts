@@ -13,6 +13,8 @@ const PRIORITY = 4;
 export interface UseCudaOptions {
   /** Of float32 matrix products; default 'float32', or as it was. */
   precision?: Precision;
+  /** Whether equal calls give equal bits, at some cost in speed for the expert op; default false, or as it was. */
+  deterministic?: boolean;
   /** Number of the device, from 0; CUDA_VISIBLE_DEVICES renumbers. Default 0, or the one in use. */
   device?: number;
 }
@@ -28,6 +30,7 @@ export interface UseCudaOptions {
 export async function useCuda(options: UseCudaOptions = {}): Promise<DeviceProperties> {
   const backend = existing(options.device) ?? create(options.device ?? 0);
   if (options.precision !== undefined) backend.precision = options.precision;
+  if (options.deterministic !== undefined) backend.deterministic = options.deterministic;
   await tf.setBackend('cuda');
   return backend.device;
 }

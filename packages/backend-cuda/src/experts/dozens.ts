@@ -55,7 +55,7 @@ export function dozensFits(backend: CudaBackend, call: ExpertsCall): boolean {
 
 /**
  * The expert op for some dozen rows, {@link DOZENS_ROWS} at a time: each weight that one of them needs is read once, in
- * two launches of which the second begins to read while the first still runs. Equal calls give equal bits.
+ * two launches, each of which begins to read weights while what is before it still runs. Equal calls give equal bits.
  *
  * @param call One that {@link dozensFits}.
  * @returns [N, dOut], in bf16 where the backend's precision is.
@@ -101,7 +101,7 @@ function launch(backend: CudaBackend, call: ExpertsCall, at: Rows): void {
   withScratch(backend, counterBytes + plan.partialBytes + plan.hiddenBytes, (counters) => {
     const partials = counters + counterBytes;
     const hidden = partials + plan.partialBytes;
-    const run = (function_: Kernel, cut: DozensCut, blocks: number, isProgrammatic: boolean) =>
+    const run = (function_: Kernel, cut: DozensCut, blocks: number) =>
       backend.launch(
         function_,
         blocks,
@@ -138,11 +138,11 @@ function launch(backend: CudaBackend, call: ExpertsCall, at: Rows): void {
           plan.down.clusters,
         ],
         cut.sharedBytes,
-        { cluster: cut.ranks, isProgrammatic },
+        { cluster: cut.ranks, isProgrammatic: true },
       );
     const { clusters, ranks } = plan.up;
-    run(up[plan.tileRows], plan.up, clusters * ranks, false);
-    run(down[plan.tileRows], plan.down, plan.down.clusters * plan.down.ranks * plan.splits, true);
+    run(up[plan.tileRows], plan.up, clusters * ranks);
+    run(down[plan.tileRows], plan.down, plan.down.clusters * plan.down.ranks * plan.splits);
   });
 }
 

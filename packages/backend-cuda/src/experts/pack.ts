@@ -77,7 +77,6 @@ function packExperts(
     if (bias) backend.copy(at(offset), backend.pointer(bias), (bias.shape[0] ?? 0) * 4);
   }
   const state = backend.output([4], 'int32');
-  backend.memset(state.pointer, 16);
   const packed = [
     vectors,
     state,
@@ -85,6 +84,8 @@ function packExperts(
     packRows(backend, down, storage, at(offsets.scales + 2 * hidden)),
   ];
   if (gate) packed.push(packRows(backend, gate, storage, at(offsets.scales + hidden)));
+  // Last, since a kernel that may begin before the kernel before it is over must not read weights that are being packed.
+  backend.memset(state.pointer, 16);
   return packed;
 }
 

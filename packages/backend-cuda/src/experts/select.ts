@@ -66,7 +66,7 @@ export function selectionBits(backend: CudaBackend, selection: TensorInfo): Memo
   const [rows = 0, experts = 0] = selection.shape;
   const words = Math.ceil(experts / 32);
   const memory = backend.scratch(rows * words * 4);
-  backend.launch(bitsKernel, backend.blocks(rows * words * 32), 256, [
+  backend.launch(bitsKernel, backend.blocks(rows * words), 256, [
     backend.pointer(selection),
     memory.pointer,
     rows,

@@ -48,6 +48,7 @@ const DOWN_PARTS = 8;
 const MASKED_SHARED = 1024 + 4 * 5 * 8192 + 65_536 + 1024 + 128;
 const HIDDEN = 1;
 const OUT = 2;
+const EARLY = 4;
 
 /**
  * How a call is done: results of units added to the output in whatever order they come; kept apart and added up in their
@@ -63,10 +64,8 @@ export interface HundredsRun {
   readonly out: number;
   /** Whether results are float32, or of the storage's 16 bits. */
   readonly isOut32: boolean;
-  /** Whether equal calls must give equal bits. */
-  readonly isRepeatable?: boolean;
-  /** How to do it, in place of what {@link hundredsWay} would choose. */
-  readonly way?: HundredsWay;
+  /** Results that are added come in float32. */
+  readonly way: HundredsWay;
 }
 
 type HundredsCall = ExpertsCall & { readonly storage: 'float16' | 'bfloat16' };
@@ -100,9 +99,8 @@ export function hundredsWay(
  * @param call One that {@link hundredsFits}.
  */
 export function runHundreds(backend: CudaBackend, call: HundredsCall, run: HundredsRun): void {
-  const way = run.way ?? hundredsWay(call, (run.isRepeatable ?? false) || !run.isOut32);
-  if (way === 'masked') runMaskedHundreds(backend, call, run);
-  else runUnits(backend, call, run, way === 'apart');
+  if (run.way === 'masked') runMaskedHundreds(backend, call, run);
+  else runUnits(backend, call, run, run.way === 'apart');
 }
 
 /** One launch over units, and one that adds up what they kept apart. */
@@ -126,7 +124,8 @@ function runUnits(
   // Where blocks run one after the other, activations go through memory, from one launch to the next.
   const hiddenBytes = isEmulated ? units.count * rows * WIDTH * 2 : 0;
   const run = (parts: number) => {
-    for (const stages of isEmulated ? [HIDDEN, OUT] : [HIDDEN | OUT]) {
+    const whole = HIDDEN | OUT | (isApart ? 0 : EARLY);
+    for (const stages of isEmulated ? [HIDDEN, OUT] : [whole]) {
       backend.launch(
         main[width],
         units.count * SLICES,
@@ -151,6 +150,7 @@ function runUnits(
           stages,
         ],
         shared,
+        { isProgrammatic: !isApart },
       );
     }
     if (!isApart) return;
@@ -192,6 +192,7 @@ function runMaskedHundreds(
         ...unit,
       ],
       MASKED_SHARED,
+      { isProgrammatic: true },
     );
     backend.launch(
       down,
@@ -210,6 +211,7 @@ function runMaskedHundreds(
         ...unit,
       ],
       MASKED_SHARED,
+      { isProgrammatic: true },
     );
   });
 }

@@ -4,7 +4,7 @@ import { withScratch } from '../../kernels/run.js';
 import { kernel } from '../../launch.js';
 import { type ExpertsCall, pitchOf } from '../call.js';
 import { selectionBits } from '../select.js';
-import { runHundreds } from './hundreds.js';
+import { hundredsWay, runHundreds } from './hundreds.js';
 import { runMasked } from './masked.js';
 import type { ManyCall } from './many-call.js';
 import { type ManyPlan, planMany } from './plan.js';
@@ -40,22 +40,17 @@ export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
  * graph can hold it.
  *
  * @param call One that {@link manyFits}.
- * @param options.isRepeatable Whether equal calls must give equal bits.
- * @param options.plan How to do it, in place of what {@link planMany} would choose.
- * @returns [N, dOut]; with bf16 weights in bf16 (a few hundred rows only where the backend's precision is), with fp16
- *   ones in float32.
+ * @param given How to do it, in place of what {@link planMany} would choose.
+ * @returns [N, dOut]; with bf16 weights in bf16 (a few hundred rows only where the backend's precision is and results
+ *   are not added), with fp16 ones in float32.
  */
-export function manyRows(
-  backend: CudaBackend,
-  call: ExpertsCall,
-  options: { isRepeatable?: boolean; plan?: ManyPlan } = {},
-): TensorInfo {
+export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPlan): TensorInfo {
   const { rows, dIn, dOut, storage } = call;
   if (storage !== 'bfloat16' && storage !== 'float16') {
     throw new Error(`The many-rows path has no experts in ${storage}.`);
   }
-  const plan =
-    options.plan ?? planMany(call, backend.device.multiprocessors, options.isRepeatable ?? false);
+  const { deterministic } = backend;
+  const plan = given ?? planMany(call, backend.device.multiprocessors, deterministic);
   const pitch = pitchOf(dIn, storage);
   const run = (x16: number, out: number) => {
     const mask = selectionBits(backend, call.selection);
@@ -75,10 +70,11 @@ export function manyRows(
     });
   };
   if (plan.kind === 'hundreds') {
-    const isOut32 = backend.precision !== 'bf16' || storage === 'float16';
+    const way = hundredsWay(call, deterministic);
+    const isOut32 = way === 'added' || backend.precision !== 'bf16' || storage === 'float16';
     const out = isOut32 ? backend.output([rows, dOut], 'float32') : backend.output16([rows, dOut]);
     withX16((x16) =>
-      runHundreds(backend, { ...call, storage }, { x16, pitch, out: out.pointer, isOut32 }),
+      runHundreds(backend, { ...call, storage }, { x16, pitch, out: out.pointer, isOut32, way }),
     );
     return out;
   }

@@ -86,7 +86,7 @@ function layer(shape: Shape, storage: 'float16' | 'bfloat16') {
           },
         );
         expect(manyFits(backend, call)).toBe(true);
-        const out = tf.engine().makeTensorFromTensorInfo(manyRows(backend, call, { plan }));
+        const out = tf.engine().makeTensorFromTensorInfo(manyRows(backend, call, plan));
         const values = out.dataSync();
         packed.dispose();
         return values;
