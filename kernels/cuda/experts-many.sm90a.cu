@@ -20,8 +20,7 @@ typedef hopper_ring<EXPERTS_MANY_SLOTS_A> experts_ring_a;
 typedef hopper_ring<EXPERTS_MANY_SLOTS_B> experts_ring_b;
 typedef hopper_ring<1> experts_ring_facts;
 
-// Where results go. ADD: into the token's row, which holds the bias at first; a token's only segment (its place is beyond
-// `rows`) is stored there, with the bias. STORE: a token's first segment becomes its
+// Where results go. ADD: into the token's row, which holds the bias at first. STORE: a token's first segment becomes its
 // row, others go to a list of rows of their own, [segments - 1, rows, d_out]; experts_segments_combine adds them up.
 enum { EXPERTS_ADD, EXPERTS_STORE };
 
@@ -32,7 +31,7 @@ struct experts_many_call {
   const unsigned *list;
   const int *header;
   const unsigned *mask;
-  const float *up_bias, *gate_bias, *down_bias;
+  const float *up_bias, *gate_bias;
   void *out, *others;
   int rows, d, pitch, d_out, words;
   experts_units units;
@@ -147,19 +146,13 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
     if (lane == 0) hopper_arrive(facts_done);
   }
 
-  // Where results are added, a token's only segment is stored, with the bias.
   T *to[2];
-  bool alone[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const bool first = place[half] < (unsigned)call.rows;
-    alone[half] = call.mode == EXPERTS_ADD && !first;
-    if (call.mode == EXPERTS_ADD || first)
-      to[half] = static_cast<T *>(call.out) + (long long)(place[half] % (unsigned)call.rows) * call.d_out;
-    else
-      to[half] = static_cast<T *>(call.others) + (long long)(place[half] - (unsigned)call.rows) * call.d_out;
+    T *from = static_cast<T *>(first ? call.out : call.others);
+    to[half] = from + (long long)(first ? place[half] : place[half] - (unsigned)call.rows) * call.d_out;
   }
-  const bool biased = __any_sync(0xffffffffu, alone[0] || alone[1]) && call.down_bias;
 
   experts_ring_b done = b_ring;
   auto release = [&] {
@@ -189,7 +182,7 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
     }
   };
   // Reads the sums only: nothing but products may write to registers that products use while others are under way.
-  auto put_with = [&](const float(&sum)[64], int column0, auto with_bias) {
+  auto put = [&](const float(&sum)[64], int column0) {
 #pragma unroll
     for (int j = 0; j < 16; j += 4) {
       const int column = column0 + j * 8 + 8 * t;
@@ -200,31 +193,12 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
         for (int i = 0; i < 4; i++) w[i] = hopper_pack<T>(sum[4 * (j + i) + 2 * half], sum[4 * (j + i) + 2 * half + 1]);
         hopper_exchange(w, t);
         if (!there[half] || column >= call.d_out) continue;
-        if (call.mode == EXPERTS_ADD && !alone[half]) {
+        if (call.mode == EXPERTS_ADD)
           hopper_add16<T>(to[half] + column, w);
-          continue;
-        }
-        if constexpr (decltype(with_bias)::value) {
-          if (alone[half]) {
-#pragma unroll
-            for (int i = 0; i < 4; i += 2) {
-              const float4 bias = __ldg(reinterpret_cast<const float4 *>(call.down_bias + column + 2 * i));
-              const T *four = reinterpret_cast<const T *>(&w[i]);
-              const unsigned low = hopper_pack<T>(to_float(four[0]) + bias.x, to_float(four[1]) + bias.y);
-              w[i + 1] = hopper_pack<T>(to_float(four[2]) + bias.z, to_float(four[3]) + bias.w);
-              w[i] = low;
-            }
-          }
-        }
-        *reinterpret_cast<uint4 *>(to[half] + column) = make_uint4(w[0], w[1], w[2], w[3]);
+        else
+          *reinterpret_cast<uint4 *>(to[half] + column) = make_uint4(w[0], w[1], w[2], w[3]);
       }
     }
-  };
-  auto put = [&](const float(&sum)[64], int column0) {
-    if (biased)
-      put_with(sum, column0, std::true_type());
-    else
-      put_with(sum, column0, std::false_type());
   };
   constexpr int STEP = EXPERTS_MANY_COLUMNS;
   float even[64], odd[64];
@@ -412,10 +386,10 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                   \
       NAME(const __grid_constant__ hopper_map up, const __grid_constant__ hopper_map gate,                               \
            const __grid_constant__ hopper_map down, const void *x, const int4 *tiles, const unsigned *list,              \
-           const int *header, const unsigned *mask, const float *up_bias, const float *gate_bias, const float *down_bias, \
+           const int *header, const unsigned *mask, const float *up_bias, const float *gate_bias,                         \
            void *out, void *others, int rows, int d, int pitch, int d_out, int words, int experts, int size,             \
            int per_unit, int parts, int activation, int mode) {                                                          \
-    experts_many<T, WIDTH, GATED>({&up, &gate, &down, x, tiles, list, header, mask, up_bias, gate_bias, down_bias, out,  \
+    experts_many<T, WIDTH, GATED>({&up, &gate, &down, x, tiles, list, header, mask, up_bias, gate_bias, out,             \
                                    others, rows, d, pitch, d_out, words, {experts, size, per_unit, parts, WIDTH},        \
                                    activation, mode});                                                                   \
   }

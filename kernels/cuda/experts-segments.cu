@@ -45,30 +45,19 @@ __device__ __forceinline__ int experts_bin(bool single, int rows, int tile) {
 constexpr int EXPERTS_GROUP_BITS = 13;
 constexpr unsigned EXPERTS_NO_SEGMENT = 0xffffffff;
 
-// The bias to half of the rows of `out`: to those that have several segments to add, or none.
+// The bias to half of the rows of `out`, by the blocks from `block` on.
 template <typename T>
-__device__ __forceinline__ void experts_segments_fill(const unsigned *__restrict__ mask, int rows, int words,
-                                                      experts_units units, int paired, T *__restrict__ out,
-                                                      const float *__restrict__ bias, int d_out, int block, int half) {
-  const int lane = threadIdx.x % 32, middle = rows / 2, end = half ? rows : middle;
-  const int step = (gridDim.x - (blockIdx.x - block)) * EXPERTS_THREADS;
-  for (int row0 = (half ? middle : 0) + block * EXPERTS_THREADS + threadIdx.x / 32 * 32; row0 < end; row0 += step) {
-    int count = 1;
-    if (row0 + lane < end) {
-      count = 0;
-      units.visit(mask + (long long)(row0 + lane) * words, words, [&](int) { count++; });
-      if (paired) count = (count + 1) / 2;
-    }
-    const unsigned needed = __ballot_sync(0xffffffffu, count != 1);
-    // A warp writes 512 bytes of a row at a time, the same of one row after the other.
-    for (int column = lane * 8; column < d_out; column += 256) {
-      T values[8];
+__device__ __forceinline__ void experts_segments_fill(int rows, T *__restrict__ out, const float *__restrict__ bias,
+                                                      int d_out, int block, int half) {
+  // Of 16 bytes: fewer than 2^32 in any memory.
+  const unsigned pieces = d_out / 8, middle = rows / 2 * pieces, end = half ? rows * pieces : middle;
+  const unsigned step = (gridDim.x - (blockIdx.x - block)) * EXPERTS_THREADS;
+  for (unsigned i = (half ? middle : 0) + block * EXPERTS_THREADS + threadIdx.x; i < end; i += step) {
+    const int column = i % pieces * 8;
+    T values[8];
 #pragma unroll
-      for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias ? bias[column + e] : 0.0f);
-      const uint4 v = *reinterpret_cast<uint4 *>(values);
-      for (unsigned rest = needed; rest != 0; rest &= rest - 1)
-        *reinterpret_cast<uint4 *>(out + (long long)(row0 + __ffs(rest) - 1) * d_out + column) = v;
-    }
+    for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias ? __ldg(bias + column + e) : 0.0f);
+    reinterpret_cast<uint4 *>(out)[i] = *reinterpret_cast<uint4 *>(values);
   }
 }
 
@@ -84,7 +73,7 @@ __device__ __forceinline__ void experts_segments_count(const unsigned *__restric
                                                        int *header, T *out, const float *bias, int d_out) {
   DYNAMIC_SHARED(int, shared);
   const int block = blockIdx.x;
-  if (block >= shares.blocks) return experts_segments_fill(mask, rows, words, units, paired, out, bias, d_out, block - shares.blocks, 0);
+  if (block >= shares.blocks) return experts_segments_fill(rows, out, bias, d_out, block - shares.blocks, 0);
   const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count, chunk = shares.chunk(block);
   int *histogram = shared + 96;
   for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS) histogram[i] = 0;
@@ -112,17 +101,23 @@ __device__ __forceinline__ void experts_segments_count(const unsigned *__restric
   if (threadIdx.x < EXPERTS_ALL_BINS) in_bin[threadIdx.x] = 0;
   const int all = groups * shares.chunks, per_thread = (all + EXPERTS_THREADS - 1) / EXPERTS_THREADS;
   const int from = min(all, (int)threadIdx.x * per_thread), to = min(all, from + per_thread);
+  // Through shared memory: one block's reads of memory one after the other would take longer than all of the counting.
+  int *begin_of = histogram;
+  for (int i = threadIdx.x; i < all; i += EXPERTS_THREADS) begin_of[i] = __ldcg(counts + i);
+  __syncthreads();
   int sum = 0, total;
-  for (int i = from; i < to; i++) sum += __ldcg(counts + i);
+  for (int i = from; i < to; i++) sum += begin_of[i];
   int at = experts_before(sum, shared, total);
   for (int i = from; i < to; i++) {
-    begins[i] = at;
-    at += __ldcg(counts + i);
+    const int n = begin_of[i];
+    begin_of[i] = at;
+    at += n;
   }
-  if (threadIdx.x == 0) begins[all] = total;
+  if (threadIdx.x == 0) begin_of[all] = total;
   __syncthreads();
+  for (int i = threadIdx.x; i <= all; i += EXPERTS_THREADS) begins[i] = begin_of[i];
   for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS) {
-    const int n = begins[(i + 1) * shares.chunks] - begins[i * shares.chunks];
+    const int n = begin_of[(i + 1) * shares.chunks] - begin_of[i * shares.chunks];
     for (int tile = 0; tile * EXPERTS_TILE_ROWS < n; tile++) atomicAdd(in_bin + experts_bin(i >= pairs, n, tile), 1);
   }
   __syncthreads();
@@ -143,7 +138,7 @@ EXPERTS_SEGMENTS_COUNT(experts_segments_count_bf16, bf16)
 EXPERTS_SEGMENTS_COUNT(experts_segments_count_f16, __half)
 
 // The rows themselves, group by group: token + rows · (number of the segment within its token), or where `out` is given,
-// token + rows · (whether it is the token's only one). And the tiles: where the tile's rows begin, how many, its units.
+// the token. And the tiles: where the tile's rows begin, how many, its units.
 // Blocks beyond shares.blocks fill the second half of `out`.
 template <typename T>
 __device__ __forceinline__ void experts_segments_place(const unsigned *mask, int rows, int words, experts_units units,
@@ -154,7 +149,7 @@ __device__ __forceinline__ void experts_segments_place(const unsigned *mask, int
                                                        const float *bias, int d_out) {
   DYNAMIC_SHARED(int, shared);
   const int block = blockIdx.x;
-  if (block >= shares.blocks) return experts_segments_fill(mask, rows, words, units, paired, out, bias, d_out, block - shares.blocks, 1);
+  if (block >= shares.blocks) return experts_segments_fill(rows, out, bias, d_out, block - shares.blocks, 1);
   const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count, chunk = shares.chunk(block);
   for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS)
     shared[i] = begins[i * shares.chunks + chunk] + offsets[block * groups + i];
@@ -164,7 +159,7 @@ __device__ __forceinline__ void experts_segments_place(const unsigned *mask, int
     unsigned code = codes[row];
     for (int number = 0; code != EXPERTS_NO_SEGMENT; number++) {
       const unsigned next = number + 1 < segments ? codes[(number + 1ll) * rows + row] : EXPERTS_NO_SEGMENT;
-      const unsigned place = out ? number == 0 && next == EXPERTS_NO_SEGMENT : number;
+      const unsigned place = out ? 0 : number;
       list[shared[code & ((1u << EXPERTS_GROUP_BITS) - 1)] + (code >> EXPERTS_GROUP_BITS)] = row + place * (unsigned)rows;
       code = next;
     }

@@ -248,20 +248,20 @@ template <typename T> struct Layer {
       const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 4), chunks = std::max(1, std::min({16, 8192 / u.groups, blocks}));
       const int segments = v.paired ? (u.count + 1) / 2 : u.count;
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;
-      const int filling = filled ? std::min((s.rows / 2 + 255) / 256, multiprocessors * 4) + 1 : 0;
+      const int filling = filled ? std::min((s.rows / 2 + 255) / 256 + 1, multiprocessors * 2) : 0;
       CHECK(cudaMemsetAsync(counts, 0, (u.groups * chunks + 1) * 4, stream));
       typedef void (*Count)(const unsigned *, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, int *, int *, int *, T *, const float *, int);
       typedef void (*Place)(const unsigned *, int, int, int, int, int, int, int, int, int, int, int, const unsigned *, const int *, const int *, int *, unsigned *, int4 *, T *, const float *, int);
       const Count count = (Count)(BF16 ? (const void *)experts_segments_count_bf16 : (const void *)experts_segments_count_f16);
       const Place place = (Place)(BF16 ? (const void *)experts_segments_place_bf16 : (const void *)experts_segments_place_f16);
-      count<<<blocks + filling, 256, (96 + u.groups) * 4, stream>>>(mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes,
+      count<<<blocks + filling, 256, (97 + u.groups * chunks) * 4, stream>>>(mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes,
                                                                     counts, offsets, begins, bins, header, filled, down_bias, s.d_out);
       place<<<blocks + filling, 256, u.groups * 4, stream>>>(mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes, offsets,
                                                              begins, bins, list, tiles, filled, down_bias, s.d_out);
     }
     if (what & 2) {
       typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, const void *, const int4 *, const unsigned *, const int *, const unsigned *, const float *,
-                             const float *, const float *, void *, void *, int, int, int, int, int, int, int, int, int, int, int);
+                             const float *, void *, void *, int, int, int, int, int, int, int, int, int, int, int);
       const Kernel kernel = s.gated          ? (BF16 ? experts_many_bf16_gated : experts_many_f16_gated)
                             : v.width == 128 ? (BF16 ? experts_many_bf16_128 : experts_many_f16_128)
                                              : (BF16 ? experts_many_bf16_64 : experts_many_f16_64);
@@ -270,7 +270,7 @@ template <typename T> struct Layer {
       const hopper_map map_up = tensor_map(up, s.d, s.hidden(), 64, v.width), map_gate = s.gated ? tensor_map(gate, s.d, s.hidden(), 64, v.width) : map_up;
       const hopper_map map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
       if (v.mode == EXPERTS_STORE && !partial) partial = own<T>((size_t)s.rows * s.d_out * (s.hidden() / 64 + 1));
-      kernel<<<multiprocessors, 384, shared, stream>>>(map_up, map_gate, map_down, x[set], tiles, list, header, mask[set], up_bias, gate_bias, down_bias, out[set], partial, s.rows, s.d,
+      kernel<<<multiprocessors, 384, shared, stream>>>(map_up, map_gate, map_down, x[set], tiles, list, header, mask[set], up_bias, gate_bias, out[set], partial, s.rows, s.d,
                                                s.d, s.d_out, w, s.experts, s.size, u.per_unit, u.parts, s.activation, v.mode);
     }
     if (what & 4) {

@@ -40,7 +40,7 @@ const manyKernels = Object.fromEntries(
       kernel(
         'experts-many.sm90a',
         `experts_many_${type}_${name}`,
-        `i*32 i*32 i*32 ${'p '.repeat(10)}${'i '.repeat(11)}`,
+        `i*32 i*32 i*32 ${'p '.repeat(9)}${'i '.repeat(11)}`,
       ),
     ),
   ]),
@@ -80,7 +80,7 @@ export function runSegments(
   const blocks = Math.min(Math.ceil(rows / THREADS), multiprocessors * 4);
   const chunks = Math.max(1, Math.min(MOST_CHUNKS, Math.floor(MOST_COUNTS / groups), blocks));
   // Blocks beyond those, in either kernel, that fill half of the output with the bias.
-  const filling = isAdded ? Math.min(Math.ceil(rows / 2 / THREADS) + 1, multiprocessors * 4) : 0;
+  const filling = isAdded ? Math.min(Math.ceil(rows / 2 / THREADS) + 1, multiprocessors * 2) : 0;
   const shape = [
     mask,
     rows,
@@ -114,7 +114,7 @@ export function runSegments(
         blocks + filling,
         THREADS,
         [...shape, ...shares, codes, counters, offsets, begins, bins, header, ...initial],
-        (96 + groups) * 4,
+        (96 + counts) * 4,
       );
       backend.launch(
         place,
@@ -141,7 +141,6 @@ export function runSegments(
           mask,
           call.upBias,
           call.gateBias,
-          call.downBias,
           call.out,
           apart,
           rows,
