@@ -78,8 +78,12 @@ test.each(types)('%s: all four projections are converted', { timeout: 120_000 },
     'calibrate',
     'evaluate',
   ]);
-  expect(records[1]?.metrics).toHaveLength(6);
-  expect(Object.keys(records[1]?.metrics[5] ?? {})).toEqual(['step', 'error', 'sparsity']);
+  const imitation = records[1]?.metrics ?? [];
+  expect(imitation).toHaveLength(7);
+  expect(Object.keys(imitation[5] ?? {})).toEqual(['step', 'error']);
+  expect(imitation[6]).toMatchObject({ split: 'validation' });
+  const score = type === 'gpt2' || type === 'gemma' ? 'loss' : 'accuracy';
+  for (const name of [score, `own ${score}`]) expect(imitation[6]?.[name]).toBeGreaterThan(0);
 
   const model = await loadModel(output);
   const { sites, shape } = model;

@@ -11,6 +11,7 @@ import type { Batches, LabelledBatch } from './batches.js';
 import { imageBatches, imageDecoder } from './image-batches.js';
 import { languageBatches } from './language-batches.js';
 import { textBatches } from './text-batches.js';
+import { tokenIds } from './token-ids.js';
 
 beforeAll(() => useDevice('cpu'));
 
@@ -39,8 +40,8 @@ async function texts(folder: string, batchSize: number) {
     random: new Random(0),
     classes: 4,
   });
-  const tokenizer = await loadTokenizer(folder);
-  return textBatches(dataset, tokenizer, 0, 6, batchSize, new Random(0));
+  const idsOf = tokenIds(await loadTokenizer(folder), { maxLength: 6 });
+  return textBatches(dataset, idsOf, 0, batchSize, new Random(0));
 }
 
 const example = (text: string, label: number) => `${JSON.stringify({ text, label })}\n`;
@@ -123,8 +124,8 @@ test('language: blocks that follow each other, each position labelled with the n
     random: new Random(0),
   });
   const first = 1;
-  const tokenizer = await loadTokenizer(folder);
-  const batches = languageBatches(dataset, tokenizer, first, 4, 2, 10, new Random(0));
+  const idsOf = tokenIds(await loadTokenizer(folder));
+  const batches = languageBatches(dataset, idsOf, first, 4, 2, 10, new Random(0));
 
   const [batch] = await all(batches, 'test');
   // The first token and document a, the first token and document b; what does not fill a block is left out.
@@ -167,4 +168,19 @@ test('images: one [3, side, side] each, or a sentence where preprocessing gives 
     code: 'IMAGE_INVALID',
     message: expect.stringContaining('32 × 32') as string,
   });
+});
+
+test('a text is encoded once, by what it is an example of', () => {
+  const encoded: string[] = [];
+  const idsOf = tokenIds({
+    encode: (text) => {
+      encoded.push(text);
+      return [text.length];
+    },
+  });
+  const example = { text: 'w1' };
+  expect([...idsOf(example)]).toEqual([2]);
+  expect(idsOf(example)).toBe(idsOf(example));
+  expect([...idsOf({ text: 'w1 w2' })]).toEqual([5]);
+  expect(encoded).toEqual(['w1', 'w1 w2']);
 });

@@ -1,4 +1,5 @@
 import type { Batch } from '@d2dmoe/models';
+import * as tf from '@tensorflow/tfjs-core';
 
 /** A batch of a task with its labels. The tensors belong to whoever asked for the batch. */
 export interface LabelledBatch {
@@ -24,8 +25,8 @@ export interface Batches {
   evaluation(split: 'validation' | 'test', limit?: number): AsyncIterable<LabelledBatch>;
 }
 
-/** Samples per batch where only a forward pass is done. */
-export const evaluationBatchSize = 64;
+/** Samples per batch where only a forward pass is done: small ones leave a card waiting for the next. */
+export const evaluationBatchSize = (): number => (tf.getBackend() === 'cuda' ? 256 : 64);
 
 /** A value that is computed when it is first asked for. */
 export function lazily<T>(compute: () => T): () => T {

@@ -48,24 +48,25 @@ export function imageBatches(
 ): Batches {
   const order = shuffledOrder(dataset.train.length, batchSize, random.fork('order'));
 
-  const size = 3 * side * side;
+  const imageSize = 3 * side * side;
 
   async function decode(
     examples: readonly ImageExample[],
     indices: Uint32Array,
     draws?: Random,
+    ready: Promise<unknown> = Promise.resolve(),
   ): Promise<DecodedImages> {
     const chosen = Array.from(indices, (i) => examples[i] as ImageExample);
-    const images = await Promise.all(chosen.map(pixelsOf));
-    const pixels = new Float32Array(chosen.length * size);
+    const [images] = await Promise.all([Promise.all(chosen.map(pixelsOf)), ready]);
+    const pixels = new Float32Array(chosen.length * imageSize);
     for (const [i, image] of images.entries()) {
-      if (image.length !== size) {
+      if (image.length !== imageSize) {
         throw new D2DMoEError(
           'IMAGE_INVALID',
           `An image of ${dataset.source} has ${image.length / 3} pixels after preprocessing; the model takes ${side} × ${side}, so preprocessor_config.json should resize to that.`,
         );
       }
-      const place = pixels.subarray(i * size, (i + 1) * size);
+      const place = pixels.subarray(i * imageSize, (i + 1) * imageSize);
       if (draws) augmentImage(image, side, draws, place);
       else place.set(image);
     }
@@ -77,18 +78,20 @@ export function imageBatches(
     labels,
   });
 
-  // The next step's images are decoded on other threads while the device computes this one.
+  // While the device computes a step, the next one's images are decoded on other threads, and put together once this
+  // thread has enqueued its work.
   let ahead: { step: number; images: Promise<DecodedImages> } | undefined;
   const draws = random.fork('augment');
-  const decodeStep = (step: number) =>
-    decode(dataset.train, order(step), augment ? draws.fork(step) : undefined);
+  const decodeStep = (step: number, ready?: Promise<unknown>) =>
+    decode(dataset.train, order(step), augment ? draws.fork(step) : undefined, ready);
 
   return {
     evaluationSize: (split) => dataset[split].length,
     meanLength: positions,
     async train(step) {
       const current = ahead?.step === step ? ahead.images : decodeStep(step);
-      const next = { step: step + 1, images: decodeStep(step + 1) };
+      const idle = new Promise((resolve) => setImmediate(resolve));
+      const next = { step: step + 1, images: decodeStep(step + 1, idle) };
       // It fails when its own turn comes.
       next.images.catch(() => undefined);
       ahead = next;
@@ -96,8 +99,9 @@ export function imageBatches(
     },
     async *evaluation(split, limit) {
       const indices = sample(dataset[split].length, limit, random.fork(split));
-      for (let start = 0; start < indices.length; start += evaluationBatchSize) {
-        const some = indices.subarray(start, start + evaluationBatchSize);
+      const size = evaluationBatchSize();
+      for (let start = 0; start < indices.length; start += size) {
+        const some = indices.subarray(start, start + size);
         yield onDevice(await decode(dataset[split], some));
       }
     },

@@ -1,21 +1,20 @@
 import { D2DMoEError, type Random } from '@d2dmoe/core';
-import type { Tokenizer } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Dataset, Document } from '../data/index.js';
-import { type Batches, type LabelledBatch, lazily } from './batches.js';
+import { type Batches, evaluationBatchSize, type LabelledBatch, lazily } from './batches.js';
 import { sample, shuffledOrder } from './order.js';
 
-/** Blocks of a language model's evaluation batch; its logits are [blocks · blockLength, vocabulary]. */
-const evaluationBlocks = 8;
+/** Blocks of a language model's evaluation batch, whose logits are [blocks · blockLength, vocabulary]. */
+const evaluationBlocks = () => evaluationBatchSize() / 8;
 
 /**
- * Documents, each preceded by the model's first token, joined and cut into blocks of `blockLength` tokens; block i
- * feeds tokens [i·length, (i+1)·length) and scores the next token at each position. Training draws whole blocks from
+ * Documents, whose tokens `idsOf` tells, each preceded by the model's first token, joined and cut into blocks of
+ * `blockLength` tokens; block i feeds tokens [i·length, (i+1)·length) and scores the next token at each position. Training draws whole blocks from
  * documents in a random order and tokenizes no more of them than `trainSteps` can use.
  */
 export function languageBatches(
   dataset: Dataset<Document>,
-  tokenizer: Tokenizer,
+  idsOf: (document: Document) => Int32Array,
   firstToken: number,
   blockLength: number,
   batchSize: number,
@@ -23,13 +22,22 @@ export function languageBatches(
   random: Random,
 ): Batches {
   const join = (documents: Iterable<Document>, enough = Number.POSITIVE_INFINITY) => {
-    const tokens: number[] = [];
-    for (const { text } of documents) {
-      tokens.push(firstToken);
-      for (const token of tokenizer.encode(text)) tokens.push(token);
-      if (tokens.length > enough) break;
+    const parts: Int32Array[] = [];
+    let length = 0;
+    for (const document of documents) {
+      const ids = idsOf(document);
+      parts.push(ids);
+      length += 1 + ids.length;
+      if (length > enough) break;
     }
-    return Int32Array.from(tokens);
+    const tokens = new Int32Array(length);
+    let start = 0;
+    for (const ids of parts) {
+      tokens[start] = firstToken;
+      tokens.set(ids, start + 1);
+      start += 1 + ids.length;
+    }
+    return tokens;
   };
   const blocksOf = (tokens: Int32Array, split: string) => {
     const blocks = Math.floor((tokens.length - 1) / blockLength);
@@ -77,8 +85,9 @@ export function languageBatches(
     async *evaluation(split, limit) {
       const tokens = splits[split]();
       const blocks = sample(blocksOf(tokens, split), limit, random.fork(split));
-      for (let start = 0; start < blocks.length; start += evaluationBlocks) {
-        yield load(tokens, blocks.subarray(start, start + evaluationBlocks));
+      const size = evaluationBlocks();
+      for (let start = 0; start < blocks.length; start += size) {
+        yield load(tokens, blocks.subarray(start, start + size));
       }
     },
   };

@@ -1,30 +1,26 @@
 import type { Random } from '@d2dmoe/core';
-import type { Tokenizer } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Dataset, TextExample } from '../data/index.js';
 import { type Batches, evaluationBatchSize, type LabelledBatch, lazily } from './batches.js';
 import { lengthGroupedOrder, sample } from './order.js';
 
-/** Texts cut at `maxLength` tokens and padded to the longest of their batch; batches hold texts of similar length. */
+/** Texts padded to the longest of their batch, whose tokens `idsOf` tells; batches hold texts of similar length. */
 export function textBatches(
   dataset: Dataset<TextExample>,
-  tokenizer: Tokenizer,
+  idsOf: (example: TextExample) => Int32Array,
   padding: number,
-  maxLength: number,
   batchSize: number,
   random: Random,
 ): Batches {
-  const encode = (examples: readonly TextExample[]) =>
-    examples.map(({ text }) => tokenizer.encode(text, { maxLength }));
   // Evaluation alone does not need the training texts.
   const training = lazily(() => {
-    const texts = encode(dataset.train);
+    const texts = dataset.train.map(idsOf);
     const lengths = texts.map((ids) => ids.length);
     const order = lengthGroupedOrder(lengths, batchSize, random.fork('order'));
     return { texts, lengths, order };
   });
 
-  function pad(texts: readonly number[][], labels: Int32Array): LabelledBatch {
+  function pad(texts: readonly Int32Array[], labels: Int32Array): LabelledBatch {
     const width = Math.max(...texts.map((ids) => ids.length));
     const ids = new Int32Array(texts.length * width).fill(padding);
     const mask = new Int32Array(texts.length * width);
@@ -55,7 +51,7 @@ export function textBatches(
       const { texts, order } = training();
       const indices = order(step);
       return pad(
-        Array.from(indices, (i) => texts[i] as number[]),
+        Array.from(indices, (i) => texts[i] as Int32Array),
         Int32Array.from(indices, (i) => (dataset.train[i] as TextExample).label),
       );
     },
@@ -65,14 +61,15 @@ export function textBatches(
         sample(examples.length, limit, random.fork(split)),
         (i) => examples[i] as TextExample,
       );
-      const encoded = encode(chosen);
+      const encoded = chosen.map(idsOf);
       const byLength = chosen
         .map((_, i) => i)
         .sort((a, b) => encoded[a]!.length - encoded[b]!.length);
-      for (let start = 0; start < byLength.length; start += evaluationBatchSize) {
-        const part = byLength.slice(start, start + evaluationBatchSize);
+      const size = evaluationBatchSize();
+      for (let start = 0; start < byLength.length; start += size) {
+        const part = byLength.slice(start, start + size);
         yield pad(
-          part.map((i) => encoded[i] as number[]),
+          part.map((i) => encoded[i] as Int32Array),
           Int32Array.from(part, (i) => (chosen[i] as TextExample).label),
         );
       }

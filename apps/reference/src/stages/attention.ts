@@ -7,6 +7,7 @@ import {
   type TrainableReplacement,
 } from '@d2dmoe/attention';
 import { D2DMoEError, Random } from '@d2dmoe/core';
+import { evaluateDense } from '@d2dmoe/evaluation';
 import { type Model, replacementNames, type Site } from '@d2dmoe/models';
 import { loadModel, readConfig, saveModel } from '@d2dmoe/models/node';
 import type { LazyTensorEntry } from '@d2dmoe/safetensors/node';
@@ -14,10 +15,12 @@ import { regularizers, type ScheduleName, schedules } from '@d2dmoe/sparsity';
 import * as tf from '@tensorflow/tfjs-core';
 import type { Batches, LabelledBatch } from '../batches/batches.js';
 import { deviceKey } from '../device.js';
+import { evaluateFolder, reportingAs } from './calibrate.js';
 import { learningRateAt } from './learning-rate.js';
 import { runSteps } from './run-steps.js';
 import {
   hashCheckpoint,
+  type Metrics,
   requireOwnOutput,
   runStage,
   type StageOptions,
@@ -45,7 +48,8 @@ const momentBatches = 64;
 
 /**
  * Replaces attention projections by two layers of the same cost that imitate them (method section 6), which can be split
- * into experts as an FFN: all are trained at once, on inputs recorded while the model runs with its own projections.
+ * into experts as an FFN: all are trained at once, on inputs recorded while the model runs with its own projections. The
+ * record's last entry says what the validation split's score was with them, and what it is with the replacements.
  *
  * @throws D2DMoEError `PROJECTIONS_INVALID` where the settings name no projection or something else;
  *   `ALREADY_CONVERTED` where the checkpoint has been split or had projections replaced
@@ -78,7 +82,10 @@ export async function attention(
         resume.steps > 0
           ? resumedReplacements(sites, state)
           : await startReplacements(model, sites, data.batches, options.seed, settings);
-      const trainer = new ImitationTrainer({ replacements, term: regularizers.squareHoyer.term });
+      const trainer = new ImitationTrainer({
+        replacements,
+        ...(alpha > 0 && { term: regularizers.squareHoyer.term }),
+      });
       try {
         if (resume.steps > 0) trainer.restore(resume.steps, state);
         tf.dispose([...state.values()]);
@@ -97,7 +104,7 @@ export async function attention(
               alpha: alphaAt(step),
             });
             for (const { input, target } of samples.values()) tf.dispose([input, target]);
-            return { error, sparsity: sparsity as number };
+            return { error, ...(sparsity !== undefined && { sparsity }) };
           },
         );
         model.config['d2dmoe'] = {
@@ -110,7 +117,7 @@ export async function attention(
         };
         const extraTensors = [...replacements].flatMap(([name, own]) => entries(name, own));
         await saveModel(model, options.output, { copyFrom: options.input, extraTensors });
-        return metrics;
+        return [...metrics, await kept(model, data.batches, options)];
       } finally {
         trainer.dispose();
         for (const { up, upBias, down, downBias } of replacements.values()) {
@@ -120,6 +127,19 @@ export async function attention(
       }
     },
   );
+}
+
+/** The validation score of a model with its own projections, and with the replacements that the stage has written. */
+async function kept(model: Model, batches: Batches, options: StageOptions): Promise<Metrics> {
+  const reporting = reportingAs(options, 'attention');
+  const own = await evaluateDense(model, batches.evaluation('validation'), reporting);
+  const replaced = await evaluateFolder(
+    options.output,
+    batches.evaluation('validation'),
+    reporting,
+  );
+  const { name, value } = own.score;
+  return { split: 'validation', [`own ${name}`]: value, [name]: replaced.score.value };
 }
 
 /**

@@ -13,11 +13,11 @@ import {
   type ThresholdPaths,
   thresholdPaths,
 } from '@d2dmoe/evaluation';
-import type { StoredCalibration, StoredPoint } from '@d2dmoe/models';
+import { packModel, type StoredCalibration, type StoredPoint } from '@d2dmoe/models';
 import { loadModel, saveModel } from '@d2dmoe/models/node';
 import { writeFileAtomic } from '@d2dmoe/safetensors/node';
 import type { Batches } from '../batches/batches.js';
-import { deviceKey } from '../device.js';
+import { deviceKey, deviceStorage } from '../device.js';
 import { routedSites } from './sites.js';
 import {
   hashCheckpoint,
@@ -74,6 +74,8 @@ export async function calibrate(
     const reference = await evaluateFolder(dense, batches(), reporting);
     const model = await loadModel(input);
     try {
+      // Once for all passes, and as it will run.
+      packModel(model, { storage: deviceStorage() });
       const paths = await thresholdPaths({ model, batches, taus, perLayer, ...reporting });
       const met = new Map<string, MetBudget>();
       const metrics: Metrics[] = [];
@@ -92,9 +94,7 @@ export async function calibrate(
       }
       const first = met.get(budgetName(budgets[0] as BudgetTarget))?.chosen ?? best(paths);
       const calibration = store(paths, met, reference);
-      const converted = model.config['d2dmoe'] as Record<string, unknown>;
-      model.config['d2dmoe'] = { ...converted, tau: first.thresholds, calibration };
-      await saveModel(model, output, { copyFrom: input });
+      await saveCalibrated(input, output, { tau: first.thresholds, calibration });
       const file = { format_version: 1, name: basename(output), ...calibration };
       await writeFileAtomic(
         join(output, 'calibration.json'),
@@ -105,6 +105,21 @@ export async function calibrate(
       model.dispose();
     }
   });
+}
+
+/** Copies a checkpoint with what was found; a model that is packed has let go of its weights. */
+async function saveCalibrated(
+  input: string,
+  output: string,
+  found: { tau: MeasuredThresholds['thresholds']; calibration: StoredCalibration },
+): Promise<void> {
+  const model = await loadModel(input);
+  try {
+    model.config['d2dmoe'] = { ...(model.config['d2dmoe'] as object), ...found };
+    await saveModel(model, output, { copyFrom: input });
+  } finally {
+    model.dispose();
+  }
 }
 
 const isUnreachable = (error: unknown): error is D2DMoEError =>

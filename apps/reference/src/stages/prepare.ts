@@ -6,6 +6,7 @@ import type { Batches } from '../batches/batches.js';
 import { imageBatches, imageDecoder } from '../batches/image-batches.js';
 import { languageBatches } from '../batches/language-batches.js';
 import { textBatches } from '../batches/text-batches.js';
+import { tokenIds } from '../batches/token-ids.js';
 import {
   type ColumnNames,
   loadDataset,
@@ -61,17 +62,17 @@ export async function prepareData(checkpoint: string, options: DataOptions): Pro
     case 'text-classification': {
       const dataset = await loadDataset(options.directory, task, reading);
       const tokenizer = await loadTokenizer(checkpoint);
+      const idsOf = tokenIds(tokenizer, { maxLength: shape.maxPositions });
       const padding = numberField(config, 'pad_token_id') ?? 0;
       return {
         architecture,
         dataset,
-        batches: ({ batchSize }) =>
-          textBatches(dataset, tokenizer, padding, shape.maxPositions, batchSize, random),
+        batches: ({ batchSize }) => textBatches(dataset, idsOf, padding, batchSize, random),
       };
     }
     default: {
       const dataset = await loadDataset(options.directory, task, reading);
-      const tokenizer = await loadTokenizer(checkpoint);
+      const idsOf = tokenIds(await loadTokenizer(checkpoint));
       const first = numberField(config, 'bos_token_id') ?? numberField(config, 'eos_token_id');
       if (first === undefined) {
         throw new D2DMoEError(
@@ -84,7 +85,7 @@ export async function prepareData(checkpoint: string, options: DataOptions): Pro
         architecture,
         dataset,
         batches: ({ batchSize, steps }) =>
-          languageBatches(dataset, tokenizer, first, blockLength, batchSize, steps, random),
+          languageBatches(dataset, idsOf, first, blockLength, batchSize, steps, random),
       };
     }
   }

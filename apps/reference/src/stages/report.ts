@@ -235,7 +235,7 @@ async function settingsOf(folders: readonly string[], observed: number): Promise
   for (const folder of folders) {
     for (const record of await stageRecords(folder)) found.set(record.stage, record);
   }
-  const order = ['sparsify', 'attention', 'split', 'route', 'calibrate', 'evaluate'];
+  const order = ['sparsify', 'attention', 'split', 'route', 'finetune', 'calibrate', 'evaluate'];
   const baselines = [...found.keys()].filter((stage) => stage.startsWith('baseline-'));
   const stages = [...order, ...baselines].flatMap((stage) => found.get(stage) ?? []);
   return [
