@@ -28,15 +28,20 @@ const MOST_BF16_SEGMENTS = 9;
 /** The same for fp16. */
 const MOST_FP16_SEGMENTS = 40;
 
-// Costs in the time of one tile's products with 128 neurons (128 rows, both matrices) at a dense layer's rate.
-/** A masked dense layer, for each tile and 128 neurons. */
+// Costs in the time of one tile's products with 128 neurons (128 rows, both matrices) at a dense layer's rate; measured
+// on an H200, experts-many.md has the figures.
+/** A masked dense layer's products. */
 const MASKED = 1.05;
-/** Segments: their products; what a tile costs beside its products. */
-const SEGMENT = 0.57;
-const TILE = 1.15;
+/** Columns of the masked kernels' tiles. */
+const MASKED_COLUMNS = 256;
+/** Segments: their products, each 128 neurons wide; what a tile costs beside its products. */
+const SEGMENT = 0.93;
+const TILE = 1;
 /** Results kept apart: a tile's part of the pass that adds them up, beyond what adding them at once costs. */
 const APART = 0.6;
-/** Grouping, for each multiprocessor: launches, and a pass over the output. */
+/** A tile's rows filled with the bias, where results are added to them. */
+const FILL = 2;
+/** Grouping's launches, for each multiprocessor. */
 const GROUPING = 3;
 
 /**
@@ -52,13 +57,17 @@ export function planMany(
   multiprocessors: number,
   isRepeatable: boolean,
 ): ManyPlan {
-  const { rows, experts, expertSize, gate, storage } = call;
+  const { rows, dIn, dOut, experts, expertSize, gate, storage } = call;
   if (rows <= MOST_HUNDREDS && hundredsFits(call)) return { kind: 'hundreds' };
   const density = Math.min(1, Math.max(0, call.density ?? DENSITY));
   const tilesOfRows = Math.ceil(rows / TILE_ROWS);
   let best: ManyPlan = { kind: 'masked' };
-  let least =
-    Math.ceil((tilesOfRows * Math.ceil((experts * expertSize) / 128)) / multiprocessors) * MASKED;
+  const hidden = experts * expertSize;
+  const waves = (columns: number) =>
+    Math.ceil((tilesOfRows * Math.ceil(columns / MASKED_COLUMNS)) / multiprocessors);
+  const projections = gate === 0 ? 1 : 2;
+  const products = waves(projections * hidden) * dIn + waves(dOut) * hidden;
+  let least = (MASKED * (MASKED_COLUMNS / 128) * products) / (projections * dIn + dOut);
   for (const width of [128, 64] as const) {
     for (const isPaired of [true, false]) {
       // A gated tile holds up and gate of one unit in a pair's place.
@@ -74,12 +83,14 @@ export function planMany(
       // Half a tile is lost at the end of each group that has rows.
       const used = Math.min(groups, rows * segments);
       const tiles = (rows * segments) / TILE_ROWS + used / 2;
-      const products =
+      const segmentProducts =
         ((rows * perRow) / TILE_ROWS + (used / 4) * (isPaired ? 2 : 1)) * (width / 128);
       const most = storage === 'bfloat16' ? MOST_BF16_SEGMENTS : MOST_FP16_SEGMENTS;
       const isAdded = !isRepeatable && segments <= most;
       const perTile = isAdded ? TILE : TILE + APART;
-      const cost = (products * SEGMENT + tiles * perTile) / multiprocessors + GROUPING;
+      const filled = isAdded ? tilesOfRows * FILL : 0;
+      const cost =
+        (segmentProducts * SEGMENT + tiles * perTile + filled) / multiprocessors + GROUPING;
       if (cost >= least) continue;
       least = cost;
       best = { kind: 'segments', units, isPaired, isAdded };
