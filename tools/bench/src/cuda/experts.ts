@@ -63,7 +63,7 @@ export const smallExpertsCases: readonly ExpertsCase[] = [
 
 /** Values are drawn once for this many elements and repeated; a prime, so that no row repeats another. */
 const PERIOD = 1_000_003;
-/** Bytes of weights that a graph's layers have together at least, several times the second-level cache. */
+/** Bytes of weights, rows and results that a graph's layers have together at least, several times the cache. */
 const ROTATED_BYTES = 256 * 2 ** 20;
 const MOST_LAYERS = 16;
 const SAMPLED_ROWS = 4;
@@ -337,7 +337,7 @@ async function timeCase(
 ): Promise<Row['times']> {
   const count = Math.round(share * c.experts);
   const hidden = c.experts * c.expertSize;
-  const bytes = hidden * c.d * 2 * (c.isGated ? 3 : 2);
+  const bytes = (hidden * (c.isGated ? 3 : 2) + 2 * c.rows) * c.d * 2;
   const layers = Math.max(2, Math.min(MOST_LAYERS, Math.ceil(ROTATED_BYTES / bytes)));
   const matrices = new Matrices(backend, random);
   const all = Array.from({ length: layers }, () => makeLayer(c, count, matrices, random));
