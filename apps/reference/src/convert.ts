@@ -70,7 +70,7 @@ export async function convert(options: ConvertOptions): Promise<Conversion> {
   if (projections !== '') {
     const imitating = { ...options, input: trained, output: folder('attention') };
     // Experts of one size everywhere.
-    const imitation = { ...settings.attention, expertSize: settings.split.expertSize };
+    const imitation = { ...settings.attention, expertSize: settings.split.expertSize, ...sampled };
     records.push(await attention(imitating, batched(settings.attention), imitation));
     trained = folder('attention');
   }

@@ -40,6 +40,8 @@ export interface AttentionSettings {
   /** Weight of square Hoyer on the replacements' activations, beside an error that is relative to the outputs' variance. */
   alpha: number;
   schedule: ScheduleName;
+  /** At most this many validation samples, on which the record's last entry is measured. */
+  samples?: number;
 }
 
 /** Tokens from which the outputs' principal directions are taken, and at most how many batches. */
@@ -117,7 +119,7 @@ export async function attention(
         };
         const extraTensors = [...replacements].flatMap(([name, own]) => entries(name, own));
         await saveModel(model, options.output, { copyFrom: options.input, extraTensors });
-        return [...metrics, await kept(model, data.batches, options)];
+        return [...metrics, await kept(model, data.batches, options, settings.samples)];
       } finally {
         trainer.dispose();
         for (const { up, upBias, down, downBias } of replacements.values()) {
@@ -130,12 +132,17 @@ export async function attention(
 }
 
 /** The validation score of a model with its own projections, and with the replacements that the stage has written. */
-async function kept(model: Model, batches: Batches, options: StageOptions): Promise<Metrics> {
+async function kept(
+  model: Model,
+  batches: Batches,
+  options: StageOptions,
+  samples?: number,
+): Promise<Metrics> {
   const reporting = reportingAs(options, 'attention');
-  const own = await evaluateDense(model, batches.evaluation('validation'), reporting);
+  const own = await evaluateDense(model, batches.evaluation('validation', samples), reporting);
   const replaced = await evaluateFolder(
     options.output,
-    batches.evaluation('validation'),
+    batches.evaluation('validation', samples),
     reporting,
   );
   const { name, value } = own.score;
