@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { availableParallelism, cpus } from 'node:os';
 import { dirname } from 'node:path';
 import { describeBar } from './bars.js';
@@ -63,10 +63,12 @@ function currentCommit(): string {
   }
 }
 
-/** Writes the results, whole or not at all as far as JSON goes. */
-function writeReport(file: string, report: Report): void {
+/** Writes the results so far; what a reader finds is one state of them, whole. */
+export function writeReport(file: string, report: Report): void {
   mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`);
+  const next = `${file}.next`;
+  writeFileSync(next, `${JSON.stringify(report, null, 2)}\n`);
+  renameSync(next, file);
 }
 
 /** One row as a line: what was found, the bar, the value, and by what. */

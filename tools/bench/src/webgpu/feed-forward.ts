@@ -69,6 +69,9 @@ export async function feedForwardRows(
     const times = await timeCase(backend, layerCase, turns);
     return plans.map(({ name, bar, value, labels }) => {
       const measured = value(times);
+      if (!Number.isFinite(measured)) {
+        return failedRow({ name, ...(bar && { bar }) }, "The device's rate is not known.");
+      }
       return {
         name,
         ...(bar && { bar }),
