@@ -1,4 +1,4 @@
-import { execFile } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { emulatorEnvironment, hasCompiler } from '../../packages/backend-cuda/testing/emulated.js';
 import { codeBlocks, type Document, documents, workspacePackages } from '../workspace/documents.js';
 import { exampleFolder } from '../workspace/example-folder.js';
-import { installConsumers, installNode } from './install.js';
+import { installAlone, installConsumers, installNode } from './install.js';
 import { chromiumPath, resultOfPage } from './serve.js';
 
 const run = promisify(execFile);
@@ -25,9 +25,10 @@ const command = () => join(folder, 'node_modules/d2dmoe/dist/cli.js');
 beforeAll(async () => {
   folder = await installConsumers();
 }, 300_000);
+// Some hundred megabytes in thousands of files.
 afterAll(() => {
   if (folder) rmSync(folder, { recursive: true, force: true });
-});
+}, 300_000);
 
 const [thisNode = ''] = process.versions.node.split('.');
 /** Majors of Node: this one, and those that a list with commas between asks for besides. */
@@ -91,6 +92,31 @@ describe('from the tarballs', () => {
       expect(ours.filter((name) => /\.test\.|tsbuildinfo|example-/.test(name))).toEqual([]);
     },
   );
+});
+
+describe.skipIf(process.platform === 'win32')('with nothing but the tarballs', () => {
+  let alone: string;
+  beforeAll(async () => {
+    alone = await installAlone(folder);
+  }, 300_000);
+  afterAll(() => {
+    if (alone) rmSync(alone, { recursive: true, force: true });
+  }, 300_000);
+
+  test('d2dmoe demo trains, and stops at Ctrl-C where it can go on', {
+    timeout: 120_000,
+  }, async () => {
+    // What npx runs; npx itself does not wait for it.
+    const demo = spawn('node_modules/.bin/d2dmoe', ['demo', '--device', 'wasm'], { cwd: alone });
+    let said = '';
+    demo.stderr.on('data', (chunk: Buffer) => {
+      said += chunk.toString();
+      if (chunk.includes('step 100/')) demo.kill('SIGINT');
+    });
+    const code = await new Promise((resolve) => demo.on('close', resolve));
+    expect({ code, said }).toMatchObject({ code: 130 });
+    expect(readdirSync(join(alone, 'demo'))).toContain('images');
+  });
 });
 
 describe.each(['nodenext', 'bundler'])('strict TypeScript, %s', (resolution) => {

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { cpSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readdirSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -39,6 +39,22 @@ export async function installConsumers(): Promise<string> {
   writeFileSync(join(folder, 'package.json'), JSON.stringify(manifest));
   // gpu.js asks for a WebGL of its own, which would be compiled here; none of ours has an install script.
   await npmInstall(folder, []);
+  return folder;
+}
+
+/**
+ * Makes an empty folder and installs the packages from their tarballs there, with nothing beside them.
+ *
+ * @param tarballs the folder that {@link installConsumers} made
+ * @returns the folder
+ */
+export async function installAlone(tarballs: string): Promise<string> {
+  const folder = mkdtempSync(join(tmpdir(), 'd2dmoe-alone-'));
+  const names = readdirSync(tarballs).filter((name) => name.endsWith('.tgz'));
+  await npmInstall(
+    folder,
+    names.map((name) => join(tarballs, name)),
+  );
   return folder;
 }
 

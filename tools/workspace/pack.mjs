@@ -29,7 +29,7 @@ export async function packAll(destination, folders = published()) {
 }
 
 /** The folders of all packages that are not private. */
-function published() {
+export function published() {
   return ['packages', 'apps']
     .flatMap((parent) => readdirSync(join(root, parent)).map((name) => join(root, parent, name)))
     .filter((folder) => {

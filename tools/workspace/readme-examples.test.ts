@@ -39,7 +39,7 @@ test.for(workspacePackages)(
     expect(example?.language).toBe('js');
     const code = example?.code as string;
     expect(code).toContain(`'${workspacePackage.manifest.name}`);
-    expect(code.trim().split('\n').length).toBeLessThanOrEqual(17);
+    expect(code.trim().split('\n').length).toBeLessThanOrEqual(15);
 
     // Where a file lies decides which packages it can import: in the package's own folder the package itself and what
     // it declares. `dist` is there once it is built, and nobody looks for sources in it.

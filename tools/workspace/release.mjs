@@ -1,10 +1,10 @@
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
 import { build } from './build.mjs';
 import { endLike, requireSuccess, run } from './children.mjs';
-import { packAll } from './pack.mjs';
+import { packAll, published } from './pack.mjs';
 import { root } from './paths.mjs';
 
 const usage = `usage: npm run release -- [--dry-run | --check REF | --version]
@@ -30,9 +30,9 @@ export async function release(args) {
     endLike(await run('pnpm', ['install', '--lockfile-only']));
   } else {
     await build();
-    requireKernels();
     if (options['dry-run']) await show();
-    else endLike(await run('changeset', ['publish']));
+    requireKernels();
+    if (!options['dry-run']) await publish();
   }
 }
 
@@ -52,6 +52,25 @@ function read(args) {
     process.exitCode = 2;
     return undefined;
   }
+}
+
+/**
+ * Publishes what the registry does not have yet. Where a workflow on GitHub does so, npm signs that the packages were
+ * built there, and compares that with the repository which each package names.
+ */
+async function publish() {
+  const repository = process.env['GITHUB_REPOSITORY'];
+  if (repository !== undefined) {
+    for (const folder of published()) {
+      const file = join(folder, 'package.json');
+      const manifest = JSON.parse(readFileSync(file, 'utf8'));
+      const directory = relative(root, folder).replaceAll('\\', '/');
+      const url = `git+https://github.com/${repository}.git`;
+      manifest.repository = { type: 'git', url, directory };
+      writeFileSync(file, `${JSON.stringify(manifest, undefined, 2)}\n`);
+    }
+  }
+  endLike(await run('changeset', ['publish']));
 }
 
 /** A backend without its kernels must not go out: where nvcc is missing, a build leaves them out. */
