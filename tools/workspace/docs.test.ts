@@ -38,6 +38,14 @@ test('every package has a README', () => {
   for (const { folder } of workspacePackages) expect(paths).toContain(`${folder}/README.md`);
 });
 
+test("README's table has every package", () => {
+  const readme = documents.find(({ path }) => path === 'README.md') as Document;
+  const rows = workspacePackages.map(
+    ({ folder, manifest }) => `| [${manifest.name}](${folder}/README.md)`,
+  );
+  expect(rows.filter((row) => !readme.text.includes(row))).toEqual([]);
+});
+
 test("README's first code block is the two commands of a fresh clone", () => {
   const readme = documents.find(({ path }) => path === 'README.md') as Document;
   const [first] = codeBlocks(readme);

@@ -62,7 +62,7 @@ test('a new package and a new kernel build and pass lint, format and tests as th
   const formatted = [...linted, '.changeset', 'tools/workspace/imports.test.ts'];
   expect(inCopy('biome', 'format', ...formatted)).toEqual(passed);
   // The kernel's own test would build the whole emulator in the copy, which takes minutes.
-  const tests = ['packages/half-life', 'tools/workspace/imports'];
+  const tests = ['packages/half-life', 'tools/workspace/imports', 'tools/workspace/docs'];
   expect(inCopy('vitest', 'run', ...tests)).toEqual(passed);
 
   expect(create('package', 'half-life')).toMatchObject({
