@@ -11,8 +11,10 @@ export const FEW_NEURONS = 8;
  * {@link FEW_NEURONS} neurons a workgroup, 32 lanes a neuron; weights of experts that no row runs are not read.
  *
  * @param rowRoom Rows that there is room for; those from params.rows on are left 0.
+ * @param subgroup Threads of a subgroup, which add up a neuron's lanes without workgroup memory as far as they go; 0 for
+ *   none.
  */
-export function fewHiddenSource(shape: ExpertShape, rowRoom: number): string {
+export function fewHiddenSource(shape: ExpertShape, rowRoom: number, subgroup = 0): string {
   const { dIn, expertSize, experts, activation, gated, storage } = shape;
   const weights = weightType(storage);
   const input = inputRows(dIn);
@@ -20,9 +22,12 @@ export function fewHiddenSource(shape: ExpertShape, rowRoom: number): string {
   const quads = pitchOf(dIn) / 4;
   const rows = Array.from({ length: rowRoom }, (_, row) => row);
   const sum = (matrix: string, row: number | string) => `${matrix}Sums[${row}]`;
+  const isSubgrouped = subgroup > 1 && LANES % subgroup === 0;
+  /** Threads that have a share of a sum together. */
+  const sharers = isSubgrouped ? subgroup : 1;
   const combined = (matrix: number) => `total(${matrix}u * ROWS + row, neuron)`;
   return `// Expert FFN of ${rowRoom} row${rowRoom === 1 ? '' : 's'}, hidden activations: ${gated ? 'gated, ' : ''}${activation}, ${storage}
-${storageBuffers([
+${isSubgrouped ? 'enable subgroups;\n' : ''}${storageBuffers([
   ['x', input.type, 'read'],
   ...matrices.map((name) => [name, weights, 'read'] as const),
   ['biases', 'f32', 'read'],
@@ -32,15 +37,17 @@ ${storageBuffers([
 const ROWS = ${rowRoom}u;
 const LANES = ${LANES}u;
 const NEURONS = ${FEW_NEURONS}u;
-var<workgroup> shares: array<f32, ${matrices.length * rowRoom * FEW_NEURONS * LANES}>;
+// Of a neuron's sum.
+const SHARES = ${LANES / sharers}u;
+var<workgroup> shares: array<f32, ${(matrices.length * rowRoom * FEW_NEURONS * LANES) / sharers}>;
 ${activationSource(activation)}
 
 fn total(sums: u32, neuron: u32) -> f32 {
   let line = sums * NEURONS + neuron;
   var all = 0.0;
-  for (var i = 0u; i < LANES; i++) {
+  for (var i = 0u; i < SHARES; i++) {
     // Each line from another place: neighbouring threads meet different banks.
-    all += shares[line * LANES + (i + line) % LANES];
+    all += shares[line * SHARES + (i + line) % SHARES];
   }
   return all;
 }
@@ -74,10 +81,15 @@ ${matrices.map((matrix) => `        ${sum(matrix, row)} += dot(terms, ${matrix}W
   }
 ${matrices
   .flatMap((matrix, index) =>
-    rows.map(
-      (row) =>
-        `  shares[${(index * rowRoom + row) * FEW_NEURONS * LANES}u + thread] = ${sum(matrix, row)};`,
-    ),
+    rows.map((row) => {
+      const at = (index * rowRoom + row) * FEW_NEURONS * (LANES / sharers);
+      return isSubgrouped
+        ? `  ${sum(matrix, row)} = subgroupAdd(${sum(matrix, row)});
+  if (thread % ${sharers}u == 0u) {
+    shares[${at}u + thread / ${sharers}u] = ${sum(matrix, row)};
+  }`
+        : `  shares[${at}u + thread] = ${sum(matrix, row)};`;
+    }),
   )
   .join('\n')}
   workgroupBarrier();

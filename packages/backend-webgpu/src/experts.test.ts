@@ -11,7 +11,7 @@ import fc from 'fast-check';
 import { beforeAll, expect, test } from 'vitest';
 import { onAdapter, start } from '../testing/adapter.js';
 import { drawn, greatestError, matrix, type Shape, shapes, weightsOf } from '../testing/experts.js';
-import { limitBindings } from './limits.js';
+import { forbidSubgroups, limitBindings } from './limits.js';
 import { openBackend } from './open-backend.js';
 
 onAdapter('the expert op on WebGPU', () => {
@@ -97,6 +97,25 @@ onAdapter('the expert op on WebGPU', () => {
       }
     } finally {
       limitBindings(device, undefined);
+    }
+  }, 120_000);
+
+  test('does without subgroups as well', async () => {
+    const { device } = openBackend(tf.backend());
+    const shape: Shape = {
+      dIn: 40,
+      dOut: 24,
+      experts: 5,
+      expertSize: 6,
+      activation: 'gelu',
+      gated: true,
+      biases: true,
+      density: 0.5,
+      seed: 4,
+    };
+    for (const isForbidden of [true, false]) {
+      forbidSubgroups(device, isForbidden);
+      expect(await greatestError(shape, { allRows: [1, 5, 30, 2000] })).toBeLessThanOrEqual(1e-5);
     }
   }, 120_000);
 

@@ -11,6 +11,7 @@ import {
 } from '../../../kernels/webgpu/index.js';
 import { encode } from './encode.js';
 import type { ExpertsCall } from './experts-call.js';
+import { subgroupOf } from './limits.js';
 import { bufferOf, type OpenBackend } from './open-backend.js';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import { paramsAt, uniformParams } from './params.js';
@@ -20,10 +21,10 @@ import { remember } from './pipelines.js';
 export const MOST_FEW_ROWS = 8;
 
 const sourcesOf = remember(
-  ({ shape, rowRoom }: { shape: ExpertShape; rowRoom: number }) =>
-    `${rowRoom} ${Object.values(shape).join()}`,
-  ({ shape, rowRoom }) => ({
-    hidden: fewHiddenSource(shape, rowRoom),
+  ({ shape, rowRoom, subgroup }: { shape: ExpertShape; rowRoom: number; subgroup: number }) =>
+    `${rowRoom} ${subgroup} ${Object.values(shape).join()}`,
+  ({ shape, rowRoom, subgroup }) => ({
+    hidden: fewHiddenSource(shape, rowRoom, subgroup),
     output: fewOutputSource(shape, rowRoom),
     sum: fewSumSource(shape.dOut, rowRoom),
   }),
@@ -34,7 +35,7 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
   const { shape, rows, x, selection, biases, downBias, parts, partExperts } = call;
   const { dOut, experts, expertSize } = shape;
   const rowRoom = 2 ** Math.ceil(Math.log2(rows));
-  const sources = sourcesOf({ shape, rowRoom });
+  const sources = sourcesOf({ shape, rowRoom, subgroup: subgroupOf(backend.device) });
   const splitsOf = (count: number) => Math.ceil((count * expertSize) / FEW_SPLIT);
   const splits = parts.reduce((sum, part) => sum + splitsOf(part.experts), 0);
   const weights = parts.flatMap(({ up, gate, down }) => [up, down, ...(gate ? [gate] : [])]);

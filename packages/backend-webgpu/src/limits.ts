@@ -6,6 +6,26 @@ export function bindingBytesOf(device: GPUDevice): number {
   return allowed.get(device) ?? device.limits.maxStorageBufferBindingSize;
 }
 
+/**
+ * Threads of a subgroup where the device has subgroups of one size, a power of two up to 64; else 0. Where they may differ
+ * from pipeline to pipeline a kernel could not be written for them.
+ */
+export function subgroupOf(device: GPUDevice): number {
+  if (withoutSubgroups.has(device) || !device.features.has('subgroups')) return 0;
+  // The first browsers with subgroups did not say how large they are.
+  const info = device.adapterInfo as Partial<GPUAdapterInfo> | undefined;
+  const most = info?.subgroupMaxSize ?? 0;
+  return info?.subgroupMinSize === most && [4, 8, 16, 32, 64].includes(most) ? most : 0;
+}
+
+const withoutSubgroups = new WeakSet<GPUDevice>();
+
+/** Has the op do without subgroups on a device that has them, or use them again. */
+export function forbidSubgroups(device: GPUDevice, isForbidden: boolean): void {
+  if (isForbidden) withoutSubgroups.add(device);
+  else withoutSubgroups.delete(device);
+}
+
 /** Allows bindings of so many bytes only; undefined allows what the device does. */
 export function limitBindings(device: GPUDevice, bytes: number | undefined): void {
   if (bytes === undefined) allowed.delete(device);

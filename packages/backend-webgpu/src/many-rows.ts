@@ -18,6 +18,7 @@ import {
 } from '../../../kernels/webgpu/index.js';
 import { type Encoder, encode, type Workgroups } from './encode.js';
 import type { ExpertsCall, Part } from './experts-call.js';
+import { subgroupOf } from './limits.js';
 import { planMany, rowsOfBlock, type Tiling, tilingOf } from './many-plan.js';
 import { bufferOf, type OpenBackend } from './open-backend.js';
 import { paramsAt, uniformParams } from './params.js';
@@ -27,9 +28,9 @@ const tileKey = ({ hidden, output }: Tiling) =>
   [...Object.values(hidden), ...Object.values(output)].join();
 
 const sourcesOf = remember(
-  ({ shape, tiling }: { shape: ExpertShape; tiling: Tiling }) =>
-    `${tileKey(tiling)} ${Object.values(shape).join()}`,
-  ({ shape, tiling: { hidden, output } }) => {
+  ({ shape, tiling, subgroup }: { shape: ExpertShape; tiling: Tiling; subgroup: number }) =>
+    `${tileKey(tiling)} ${subgroup} ${Object.values(shape).join()}`,
+  ({ shape, tiling: { hidden, output }, subgroup }) => {
     const { dOut, experts, expertSize } = shape;
     const sizes: TileSizes = {
       experts,
@@ -39,11 +40,11 @@ const sourcesOf = remember(
       sumColumns: Math.ceil(dOut / SUM_COLUMNS),
     };
     return {
-      group: groupRowsSource(sizes),
+      group: groupRowsSource(sizes, subgroup),
       count: countRowsSource(experts),
-      scan: scanRowsSource(experts),
+      scan: scanRowsSource(experts, subgroup),
       list: listRowsSource(experts),
-      tile: tileRowsSource(sizes),
+      tile: tileRowsSource(sizes, subgroup),
       hidden: expertHiddenSource(shape, hidden),
       output: expertOutputSource(shape, output),
       sum: sumPairsSource(dOut),
@@ -89,7 +90,7 @@ function encodeBlock(
   const tiling = tilingOf(shape, rows, density);
   const plan = planMany(shape, rows, tiling.hidden.rows, bindingBytes);
   const { windows, stride, pairRoom, tileRoom } = plan;
-  const sources = sourcesOf({ shape, tiling });
+  const sources = sourcesOf({ shape, tiling, subgroup: subgroupOf(backend.device) });
   const rowsOf = (tensor: TensorInfo, bytes: number) => ({
     buffer: bufferOf(backend, tensor),
     offset: first * bytes,

@@ -68,6 +68,8 @@ const sources: Record<string, string> = {
   'sum pairs, odd': sumPairsSource(11),
   'few hidden': fewHiddenSource(plain, 1),
   'few hidden, odd': fewHiddenSource(odd, 2),
+  'few hidden, subgroups': fewHiddenSource(plain, 1, 32),
+  'scan rows, subgroups': scanRowsSource(24, 32),
   'few output': fewOutputSource(plain, 1),
   'few output, odd': fewOutputSource(odd, 2),
   'few sum': fewSumSource(48, 1),

@@ -88,8 +88,8 @@ async function start(): Promise<Running> {
   return { backend, device: { ...describe(adapter), lost } };
 }
 
-/** Those that tfjs asks for, where an adapter has them. */
-const wantedFeatures: GPUFeatureName[] = ['timestamp-query', 'bgra8unorm-storage'];
+/** Those that tfjs asks for, and what our kernels use, where an adapter has them. */
+const wantedFeatures: GPUFeatureName[] = ['timestamp-query', 'bgra8unorm-storage', 'subgroups'];
 
 /** Limits that the device gets as high as the adapter has them, and what the kernels need of them. */
 const neededLimits: Record<string, number> = {
