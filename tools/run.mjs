@@ -38,8 +38,10 @@ async function app(args) {
 /** @param {string[]} args */
 async function bench(args) {
   await build('@d2dmoe/bench');
-  // Those of the card and of WebGPU have none of them.
-  if (!['cuda', 'webgpu'].includes(args[0] ?? '')) await installBenchPeers();
+  // Those of the card and of WebGPU in Node have none of them.
+  if (!['cuda', 'webgpu'].includes(args[0] ?? '') || args.includes('--page')) {
+    await installBenchPeers();
+  }
   await runScript('tools/bench/dist/main.js', args);
 }
 

@@ -37,7 +37,7 @@ await build({
   platform: 'node',
   target: 'node20',
   mainFields: ['module', 'main'],
-  external: ['webgpu'],
+  external: ['webgpu', 'esbuild', 'playwright-core'],
   alias: sources(),
   // tfjs's packages promise to have no side effects, but their kernels' registrations are nothing else.
   ignoreAnnotations: true,

@@ -1,12 +1,8 @@
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
-import { encodeOnnxModel, type OnnxGraph, type OnnxNode, type OnnxTensor } from '../onnx-model.js';
-import {
-  type FeedForwardShape,
-  feedForwardValues,
-  productOperands,
-  type ProductWorkload,
-} from '../workload.js';
+import { feedForwardGraph } from '../feed-forward-graph.js';
+import { encodeOnnxModel, type OnnxGraph } from '../onnx-model.js';
+import { feedForwardValues, productOperands, type ProductWorkload } from '../workload.js';
 import type { Peer, Prepared } from './peer.js';
 
 /** The part of onnxruntime-common's API that is used here. */
@@ -73,51 +69,4 @@ function productGraph(workload: ProductWorkload): OnnxGraph {
     nodes: [{ op: 'MatMul', inputs: ['a', 'b'], output: 'c' }],
     constants: { b: { shape: b, data: productOperands(workload).b } },
   };
-}
-
-/** The dense FFN as exporters write it, with weights as [rows of the input, columns of the output]. */
-function feedForwardGraph(
-  { rows, dModel, hidden }: FeedForwardShape,
-  { up, upBias, gate, down, downBias }: ReturnType<typeof feedForwardValues>,
-): OnnxGraph {
-  const upward = (values: Float32Array): OnnxTensor => ({
-    shape: [dModel, hidden],
-    data: transposed(values, hidden, dModel),
-  });
-  const nodes: OnnxNode[] =
-    gate === undefined
-      ? [
-          { op: 'Gemm', inputs: ['x', 'up', 'upBias'], output: 'projected' },
-          { op: 'Relu', inputs: ['projected'], output: 'hidden' },
-          { op: 'Gemm', inputs: ['hidden', 'down', 'downBias'], output: 'y' },
-        ]
-      : [
-          { op: 'MatMul', inputs: ['x', 'gate'], output: 'gated' },
-          { op: 'Relu', inputs: ['gated'], output: 'activated' },
-          { op: 'MatMul', inputs: ['x', 'up'], output: 'projected' },
-          { op: 'Mul', inputs: ['activated', 'projected'], output: 'hidden' },
-          { op: 'MatMul', inputs: ['hidden', 'down'], output: 'y' },
-        ];
-  return {
-    input: { name: 'x', shape: [rows, dModel] },
-    output: { name: 'y', shape: [rows, dModel] },
-    nodes,
-    constants: {
-      up: upward(up),
-      down: { shape: [hidden, dModel], data: down },
-      ...(gate && { gate: upward(gate) }),
-      ...(upBias && { upBias: { shape: [hidden], data: upBias } }),
-      ...(downBias && { downBias: { shape: [dModel], data: downBias } }),
-    },
-  };
-}
-
-function transposed(values: Float32Array, rows: number, columns: number): Float32Array {
-  const output = new Float32Array(values.length);
-  for (let row = 0; row < rows; row++) {
-    for (let column = 0; column < columns; column++) {
-      output[column * rows + row] = values[row * columns + column] as number;
-    }
-  }
-  return output;
 }

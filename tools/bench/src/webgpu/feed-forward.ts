@@ -1,4 +1,4 @@
-import { denseFeedForward } from '@d2dmoe/backend-webgpu/node';
+import { denseFeedForward } from '@d2dmoe/backend-webgpu';
 import { dynamicKExperts, packExperts } from '@d2dmoe/kernels';
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
@@ -9,13 +9,14 @@ import { failedRow, type Row } from '../row.js';
 import type { Times } from '../statistics.js';
 import {
   type ExpertsWorkload,
+  type FeedForwardShape,
   type FeedForwardValues,
   feedForwardValues,
   selectedExperts,
   selectionMasks,
 } from '../workload.js';
 import type { Peaks } from './peaks.js';
-import { timeInTurns, type Turns } from './timing.js';
+import { finished, timeInTurns, type Turns, type Work } from './timing.js';
 
 /** One layer for so many rows, at one share of its experts. */
 export interface FeedForwardCase {
@@ -49,12 +50,26 @@ export const smallFeedForwardCases: readonly FeedForwardCase[] = [
 const SAMPLED_ROWS = 4;
 const TOLERANCES = { float32: 1e-5, float16: 2e-3 };
 
-type Label = 'tfjs-webgpu' | 'wgsl-dense' | 'd2dmoe' | 'd2dmoe-float16';
+/** Another library's dense FFN, for one layer. */
+export interface DensePeer {
+  work: Work;
+  result: () => Promise<Float32Array>;
+  dispose: () => Promise<void>;
+}
+
+/** Has a library of a page prepare its dense FFN. */
+export type PreparePeer = (
+  shape: FeedForwardShape,
+  values: FeedForwardValues,
+) => Promise<DensePeer>;
+
+type Label = 'onnxruntime-webgpu' | 'tfjs-webgpu' | 'wgsl-dense' | 'd2dmoe' | 'd2dmoe-float16';
 
 /**
  * Checks every participant against float64 on some rows, then times them in turns.
  *
  * @param wanted Says by their names which rows are measured.
+ * @param preparePeer onnxruntime-web, where it runs.
  */
 export async function feedForwardRows(
   backend: WebGPUBackend,
@@ -62,11 +77,14 @@ export async function feedForwardRows(
   peaks: Peaks,
   turns: Turns,
   wanted: (name: string) => boolean,
+  preparePeer?: PreparePeer,
 ): Promise<Row[]> {
-  const plans = plansOf(layerCase, peaks).filter(({ name }) => wanted(name));
+  const plans = plansOf(layerCase, peaks, preparePeer !== undefined).filter(({ name }) =>
+    wanted(name),
+  );
   if (plans.length === 0) return [];
   try {
-    const times = await timeCase(backend, layerCase, turns);
+    const times = await timeCase(backend, layerCase, turns, preparePeer);
     return plans.map(({ name, bar, value, labels }) => {
       const measured = value(times);
       if (!Number.isFinite(measured)) {
@@ -92,7 +110,7 @@ interface Plan {
   value: (times: Record<Label, Times>) => number;
 }
 
-function plansOf(layerCase: FeedForwardCase, peaks: Peaks): Plan[] {
+function plansOf(layerCase: FeedForwardCase, peaks: Peaks, hasPeer: boolean): Plan[] {
   const { rows, dModel, hidden, expertSize, fraction, overTfjs, ofDense } = layerCase;
   const name = `ffn ${dModel} to ${hidden}, experts of ${expertSize}, ${rows} rows, f ${fraction}`;
   const ratio = (over: Label, by: Label, bar?: Bar): Plan => ({
@@ -120,6 +138,7 @@ function plansOf(layerCase: FeedForwardCase, peaks: Peaks): Plan[] {
     ratio('d2dmoe', 'wgsl-dense', ofDense === undefined ? undefined : { atMost: ofDense }),
     ratio('tfjs-webgpu', 'wgsl-dense'),
     ratio('d2dmoe-float16', 'd2dmoe'),
+    ...(hasPeer ? [ratio('onnxruntime-webgpu', 'd2dmoe')] : []),
     ...(rows === 1
       ? [ofBandwidth('d2dmoe', selected)]
       : [ofArithmetic('d2dmoe', selected), ofArithmetic('wgsl-dense', 1)]),
@@ -136,6 +155,7 @@ async function timeCase(
   backend: WebGPUBackend,
   layerCase: FeedForwardCase,
   turns: Turns,
+  preparePeer: PreparePeer | undefined,
 ): Promise<Record<Label, Times>> {
   const { rows, dModel, hidden, expertSize, fraction } = layerCase;
   const values = feedForwardValues({ rows, dModel, hidden, gated: false });
@@ -156,7 +176,7 @@ async function timeCase(
   const selections = masks.map((mask) => tf.tensor2d(mask, [rows, hidden / expertSize], 'bool'));
   const selection = (run: number) => selections[run % selections.length] as tf.Tensor2D;
   const expectedDensity = fraction;
-  const works: Record<Label, (run: number) => tf.Tensor2D> = {
+  const ours: Partial<Record<Label, (run: number) => tf.Tensor2D>> = {
     'tfjs-webgpu': () =>
       tf.tidy(() => {
         const up = { a: x, b: upward, bias: upBias, activation: 'relu' } as const;
@@ -167,33 +187,39 @@ async function timeCase(
     d2dmoe: (run) => dynamicKExperts(x, selection(run), packed, { expectedDensity }),
     'd2dmoe-float16': (run) => dynamicKExperts(x, selection(run), packed16, { expectedDensity }),
   };
+  const works: Record<string, Work> = {};
+  const finish = () => finished(backend);
+  let peer: DensePeer | undefined;
   try {
-    for (const [label, work] of Object.entries(works)) {
+    for (const [label, work] of Object.entries(ours)) {
       const mask = label.startsWith('d2dmoe') ? (masks[0] as Uint8Array) : undefined;
-      await expectRight(label, work(0), layerCase, values, mask);
+      const out = work(0);
+      expectRight(label, await out.data<'float32'>(), layerCase, values, mask);
+      out.dispose();
+      works[label] = { run: (run) => work(run).dispose(), finish };
     }
-    const timed = Object.entries(works).map(([label, work]) => [
-      label,
-      (run: number) => work(run).dispose(),
-    ]);
-    return await timeInTurns(backend, Object.fromEntries(timed), turns);
+    peer = await preparePeer?.({ rows, dModel, hidden, gated: false }, values);
+    if (peer) {
+      expectRight('onnxruntime-webgpu', await peer.result(), layerCase, values, undefined);
+      works['onnxruntime-webgpu'] = peer.work;
+    }
+    return await timeInTurns(works, turns);
   } finally {
+    await peer?.dispose();
     packed.dispose();
     packed16.dispose();
     tf.dispose([x, up, upBias, down, downBias, upward, ...selections]);
   }
 }
 
-/** @throws Error that says how far some row of `out` is off */
-async function expectRight(
+/** @throws Error that says how far some row is off */
+function expectRight(
   label: string,
-  out: tf.Tensor2D,
+  actual: Float32Array,
   { rows, dModel, hidden, expertSize }: FeedForwardCase,
   values: FeedForwardValues,
   mask: Uint8Array | undefined,
-): Promise<void> {
-  const actual = await out.data();
-  out.dispose();
+): void {
   const tolerance = TOLERANCES[label.endsWith('float16') ? 'float16' : 'float32'];
   for (let i = 0; i < Math.min(rows, SAMPLED_ROWS); i++) {
     const row = Math.floor((i * (rows - 1)) / Math.max(1, Math.min(rows, SAMPLED_ROWS) - 1));

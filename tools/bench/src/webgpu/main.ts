@@ -1,29 +1,27 @@
-// The bench of WebGPU in Node: `main.js webgpu [options]`, also as one file by bundle-webgpu.mjs.
-import { useWebGPU, type WebGPUDevice } from '@d2dmoe/backend-webgpu/node';
+// The bench of WebGPU in Node or, with --page, in Chromium: `main.js webgpu [options]`, also as one file by bundle-webgpu.mjs.
+import { useWebGPU } from '@d2dmoe/backend-webgpu/node';
 import { D2DMoEError } from '@d2dmoe/core';
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
 import { finishReport, rowLine, startReport, writeReport } from '../report.js';
+import type { BenchDevice } from './bench-device.js';
 import { feedForwardCases, feedForwardRows, smallFeedForwardCases } from './feed-forward.js';
 import { readWebGPUOptions, type WebGPUOptions, webgpuUsage } from './options.js';
 import { measurePeaks, type Peaks } from './peaks.js';
 import { turns } from './timing.js';
 
-async function bench({ filter, quick, json }: WebGPUOptions, device: WebGPUDevice): Promise<void> {
-  const backend = tf.backend() as WebGPUBackend;
-  const name = `${device.description || device.architecture}, WebGPU`;
-  const report = startReport({ quick }, name);
+async function bench({ filter, quick, json }: WebGPUOptions, device: BenchDevice): Promise<void> {
+  const report = startReport({ quick }, device.name);
   const { cpu, cores, node } = report.machine;
-  console.log(`${name}; ${cpu}, ${cores} cores, Node ${node.slice(1)}`);
-  const peaks = await measurePeaks(backend.device, quick ? 2 ** -13 : 1).catch(unknownPeaks);
+  console.log(`${device.name}; ${cpu}, ${cores} cores, Node ${node.slice(1)}`);
+  const peaks = await device.peaks(quick ? 2 ** -13 : 1).catch(unknownPeaks);
   const { operationsPerMillisecond, bytesPerMillisecond } = peaks;
   console.log(
     `${(operationsPerMillisecond / 1e9).toFixed(2)} TFLOP/s in float32, ${(bytesPerMillisecond / 1e6).toFixed(0)} GB/s in a copy`,
   );
   for (const layerCase of quick ? smallFeedForwardCases : feedForwardCases) {
     const schedule = quick ? { rounds: 3, turn: 1 } : turns;
-    const wanted = (row: string) => row.includes(filter);
-    const rows = await feedForwardRows(backend, layerCase, peaks, schedule, wanted);
+    const rows = await device.rows(layerCase, peaks, schedule, filter);
     report.rows.push(...rows);
     for (const row of rows) console.log(rowLine(row));
     // Whoever ends a run that takes too long has what was measured until then.
@@ -54,15 +52,36 @@ function options(): WebGPUOptions | undefined {
   }
 }
 
-async function adapter(): Promise<WebGPUDevice | undefined> {
+async function nodeDevice(): Promise<BenchDevice> {
+  const { description, architecture } = await useWebGPU();
+  const backend = tf.backend() as WebGPUBackend;
+  return {
+    name: `${description || architecture}, WebGPU`,
+    peaks: (share) => measurePeaks(backend.device, share),
+    rows: (layerCase, peaks, schedule, filter) =>
+      feedForwardRows(backend, layerCase, peaks, schedule, (name) => name.includes(filter)),
+    close: () => Promise.resolve(),
+  };
+}
+
+async function open({ page }: WebGPUOptions): Promise<BenchDevice | undefined> {
   try {
-    return await useWebGPU();
+    if (!page) return await nodeDevice();
+    // A bundle for a machine without npm has no page.
+    const { openBenchPage } = await import('./page.js');
+    return await openBenchPage();
   } catch (error) {
-    if (!D2DMoEError.isInstance(error)) throw error;
-    return refuse(error.message);
+    if (!page && !D2DMoEError.isInstance(error)) throw error;
+    return refuse((error as Error).message);
   }
 }
 
 const asked = options();
-const device = asked && (await adapter());
-if (asked && device) await bench(asked, device);
+const device = asked && (await open(asked));
+if (asked && device) {
+  try {
+    await bench(asked, device);
+  } finally {
+    await device.close();
+  }
+}

@@ -2,10 +2,18 @@ import { expect, test } from 'vitest';
 import { readWebGPUOptions } from './options.js';
 
 test('options are read', () => {
-  expect(readWebGPUOptions(['webgpu'])).toEqual({ filter: '', quick: false });
+  expect(readWebGPUOptions(['webgpu'])).toEqual({
+    filter: '',
+    quick: false,
+    page: false,
+  });
   expect(readWebGPUOptions(['webgpu', '--quick', '--filter', '197', '--json', 'out.json'])).toEqual(
-    { filter: '197', quick: true, json: 'out.json' },
+    { filter: '197', quick: true, page: false, json: 'out.json' },
   );
+});
+
+test('a page is asked for', () => {
+  expect(readWebGPUOptions(['webgpu', '--page']).page).toBe(true);
 });
 
 test('what makes no sense is refused', () => {

@@ -7,13 +7,16 @@ export interface WebGPUOptions {
   /** Only rows whose name contains it. */
   filter: string;
   quick: boolean;
+  /** In a page of Chromium, not in Node. */
+  page: boolean;
 }
 
-export const webgpuUsage = `usage: npm run bench -- webgpu [--json FILE] [--filter TEXT] [--quick]
+export const webgpuUsage = `usage: npm run bench -- webgpu [--json FILE] [--filter TEXT] [--quick] [--page]
 
   --json FILE    also write the results there
   --filter TEXT  only the rows whose name contains TEXT
-  --quick        a small layer, for a first look: nothing to judge a GPU by`;
+  --quick        a small layer, for a first look: nothing to judge a GPU by
+  --page         in a page of Chromium, beside onnxruntime-web, not in Node`;
 
 /**
  * Reads the command line.
@@ -28,6 +31,7 @@ export function readWebGPUOptions(args: readonly string[]): WebGPUOptions {
       json: { type: 'string' },
       filter: { type: 'string', default: '' },
       quick: { type: 'boolean', default: false },
+      page: { type: 'boolean', default: false },
     },
   });
   if (positionals.join(' ') !== 'webgpu') {

@@ -1,9 +1,11 @@
+import { existsSync } from 'node:fs';
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, test, vi } from 'vitest';
 import { onAdapter } from '../../../../packages/backend-webgpu/testing/adapter.js';
 import { useWebGPU } from '../../../../packages/backend-webgpu/src/node.js';
 import { type FeedForwardCase, feedForwardRows, smallFeedForwardCases } from './feed-forward.js';
+import { chromiumPath, openBenchPage } from './page.js';
 import { measurePeaks } from './peaks.js';
 
 const turns = { rounds: 2, turn: 1 };
@@ -64,3 +66,19 @@ onAdapter('the bench of WebGPU', () => {
     sum.dispose();
   }, 120_000);
 });
+
+test.skipIf(!existsSync(chromiumPath))(
+  'a page of Chromium gives the same rows',
+  async () => {
+    const page = await openBenchPage();
+    try {
+      expect(page.name).toMatch(/., WebGPU in Chromium \d/);
+      const wanted = 'tfjs-webgpu / d2dmoe';
+      const rows = await page.rows(barred[1] as FeedForwardCase, peaks, turns, wanted);
+      expect(rows).toMatchObject([{ bar: { atLeast: 1e-9 }, holds: true }]);
+    } finally {
+      await page.close();
+    }
+  },
+  120_000,
+);

@@ -20,24 +20,34 @@ export async function finished(backend: WebGPUBackend): Promise<void> {
   await backend.queue.onSubmittedWorkDone();
 }
 
+/** What is timed. */
+export interface Work {
+  /** Runs it once; the number of the run lets it rotate its inputs. A promise is awaited before the next run. */
+  run: (run: number) => void | Promise<void>;
+  /** Resolves when the device has done all runs. */
+  finish: () => Promise<void>;
+}
+
 /**
  * Times works in turns, forwards and backwards alternately, each turn from its first enqueued command until the device
  * has done all.
  *
- * @param works Each runs once; the number of the run lets it rotate its inputs.
  * @returns Milliseconds of one run, by work: each of the times is the mean of a turn.
  */
 export async function timeInTurns(
-  backend: WebGPUBackend,
-  works: Readonly<Record<string, (run: number) => void>>,
+  works: Readonly<Record<string, Work>>,
   { rounds, turn }: Turns,
 ): Promise<Record<string, Times>> {
   const timed = Object.entries(works).map(([label, work]) => {
     let run = 0;
     const milliseconds = async (runs: number) => {
       const start = performance.now();
-      for (let i = 0; i < runs; i++) work(run++);
-      await finished(backend);
+      for (let i = 0; i < runs; i++) {
+        const enqueued = work.run(run++);
+        // oxlint-disable-next-line no-await-in-loop -- a run begins when the one before has been enqueued
+        if (enqueued) await enqueued;
+      }
+      await work.finish();
       return (performance.now() - start) / runs;
     };
     return { label, milliseconds, runs: 1, times: [] as number[] };
