@@ -28,8 +28,12 @@ test('the site has a page for each entry, by the name that users import, and the
     expect(modules).toEqual(
       expect.arrayContaining(['_d2dmoe_kernels_node.html', '_d2dmoe_clustering.html']),
     );
+    // Each package's begins with its README.
+    const page = readFileSync(join(site, 'modules/_d2dmoe_clustering.html'), 'utf8');
+    expect(page).toMatch(/<h2[^>]*>.*Limits/);
+    expect(readFileSync(join(site, 'index.html'), 'utf8')).toContain('media/demo-curve.svg');
     expect(readdirSync(join(site, 'documents'))).toEqual(
-      expect.arrayContaining(['CONTRIBUTING.html', 'ARCHITECTURE.html']),
+      expect.arrayContaining(['CONTRIBUTING.html', 'ARCHITECTURE.html', 'The_command.html']),
     );
   } finally {
     rmSync(site, { recursive: true });

@@ -37,10 +37,17 @@ export const workspacePackages: WorkspacePackage[] = ['packages', 'apps'].flatMa
     })),
 );
 
-/** The root's documents and every README below it. */
+/** The Markdown files of a folder and of those in it. */
+const markdownBelow = (folder: string) =>
+  readdirSync(`${root}/${folder}`, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `${folder}/${name.replaceAll('\\', '/')}`);
+
+/** The root's documents, those of docs and of the kernels, and every README; not the API reports, which nobody writes. */
 export const documents: Document[] = [
   ...readdirSync(root).filter((name) => name.endsWith('.md')),
   ...workspacePackages.map(({ folder }) => `${folder}/README.md`),
+  ...['docs', 'kernels'].flatMap(markdownBelow).filter((path) => !path.startsWith('docs/api/')),
   ...readdirSync(`${root}/tools`).map((name) => `tools/${name}/README.md`),
 ]
   .filter((path) => existsSync(`${root}/${path}`))

@@ -16,8 +16,7 @@ import { sweepValues } from './sweep-values.js';
  * Input sparsity as in TEAL (Liu et al. 2025, arXiv 2408.14690): what an FFN's matrices are multiplied with is set to
  * 0 where it is at most a threshold in magnitude, and a matrix's columns for those inputs are skipped for the token.
  * Each matrix product's threshold is the quantile of its inputs on calibration data at the target sparsity, the same
- * for all: TEAL's search for a sparsity of each matrix is left out, as are the attention projections, which the
- * conversion leaves dense, too.
+ * for all: TEAL's search for a sparsity of each matrix is left out, as are the attention projections.
  *
  * @param options.values Target sparsities.
  * @throws D2DMoEError `EVALUATION_SPARSITY` for one outside [0, 1]; `EVALUATION_EMPTY` and `EVALUATION_LABELS` as
