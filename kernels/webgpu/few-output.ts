@@ -7,6 +7,11 @@ export const FEW_SPLIT = 32;
 export const FEW_COLUMNS = 256;
 
 const THREADS = FEW_COLUMNS / 4;
+/**
+ * Neurons whose weights are on their way at once: one after the other would wait for memory 32 times. More rows have more
+ * to do in the meantime, and their code would grow. A divisor of FEW_SPLIT.
+ */
+const atOnce = (rowRoom: number) => Math.max(2, 8 / rowRoom);
 
 /**
  * Shares of a few rows' output, one for {@link FEW_SPLIT} neurons: [split, rowRoom, pitchOf(dOut)]. A neuron that is 0 in
@@ -16,6 +21,8 @@ export function fewOutputSource(shape: ExpertShape, rowRoom: number): string {
   const { dOut, expertSize, storage } = shape;
   const pitch = pitchOf(dOut) / 4;
   const rows = Array.from({ length: rowRoom }, (_, row) => row);
+  const neurons = Array.from({ length: atOnce(rowRoom) }, (_, neuron) => neuron);
+  const value = (neuron: number, row: number) => `values[(i + ${neuron}u) * ROWS + ${row}u]`;
   return `// Expert FFN of ${rowRoom} row${rowRoom === 1 ? '' : 's'}, shares of the output: ${storage}
 ${storageBuffers([
   ['hidden', 'f32', 'read'],
@@ -43,11 +50,21 @@ fn main(
     return;
   }
 ${rows.map((row) => `  var sum${row} = vec4<f32>(0.0);`).join('\n')}
-  for (var i = 0u; i < neurons; i++) {
-    if (${rows.map((row) => `values[i * ROWS + ${row}u] != 0.0`).join(' || ')}) {
-      let weights = ${readWeights('down', `(first + i) * ${pitch}u + quad`, storage)};
-${rows.map((row) => `      sum${row} = fma(vec4<f32>(values[i * ROWS + ${row}u]), weights, sum${row});`).join('\n')}
-    }
+  // Behind the last neuron values are 0, as workgroup memory begins.
+  for (var i = 0u; i < neurons; i += ${neurons.length}u) {
+${neurons
+  .map(
+    (j) => `    var weights${j} = vec4<f32>(0.0);
+    if (${rows.map((row) => `${value(j, row)} != 0.0`).join(' || ')}) {
+      weights${j} = ${readWeights('down', `(first + i + ${j}u) * ${pitch}u + quad`, storage)};
+    }`,
+  )
+  .join('\n')}
+${neurons
+  .flatMap((j) =>
+    rows.map((row) => `    sum${row} = fma(vec4<f32>(${value(j, row)}), weights${j}, sum${row});`),
+  )
+  .join('\n')}
   }
   let split = params.part * ((params.partExperts * ${expertSize}u + SPLIT - 1u) / SPLIT) + group.y;
 ${rows.map((row) => `  shares[(split * ROWS + ${row}u) * ${pitch}u + quad] = sum${row};`).join('\n')}
