@@ -2,23 +2,13 @@ import type { Activation } from '@d2dmoe/kernels';
 import type { Tensor, Tensor2D, Tensor3D, Tensor4D } from '@tensorflow/tfjs-core';
 import type { ModelType } from './config.js';
 import type { ForwardContext } from './forward.js';
-import type { ProjectionRole, Site } from './site.js';
+import type { ProjectionRole, Site, SiteWidths } from './site.js';
 
 /** What a model is for. */
 export type Task = 'image-classification' | 'text-classification' | 'text-generation';
 
 /** The numbers of an architecture that cost models and stages need. */
-export interface ModelShape {
-  dModel: number;
-  layers: number;
-  heads: number;
-  /** Key/value heads; fewer than `heads` in grouped-query attention. */
-  kvHeads: number;
-  headDim: number;
-  /** Hidden width of each FFN. */
-  hidden: number;
-  /** Whether the FFNs are GLUs. */
-  gated: boolean;
+export interface ModelShape extends SiteWidths {
   /** Classes, or vocabulary entries of a language model. */
   outputs: number;
   /** Whether the head runs on the first position only or on all of them. */

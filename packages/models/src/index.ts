@@ -28,5 +28,5 @@ export {
 export { generate, type GenerateOptions } from './generate.js';
 export { Model } from './model.js';
 export type { SamplingOptions } from './sampling.js';
-export type { ForwardOptions, Site, SiteValues } from './site.js';
+export type { ForwardOptions, Site, SiteValues, SiteWidths } from './site.js';
 export type { StoredCalibration, StoredPoint, Thresholds } from './stored-calibration.js';

@@ -64,14 +64,17 @@ export interface ForwardOptions {
   cache?: KeyValueCache;
 }
 
-/** Widths that {@link transformerSites} needs. */
+/** The widths of a transformer's layers. */
 export interface SiteWidths {
   dModel: number;
   layers: number;
   heads: number;
+  /** Key/value heads; fewer than `heads` in grouped-query attention. */
   kvHeads: number;
   headDim: number;
+  /** Hidden width of each FFN. */
   hidden: number;
+  /** Whether the FFNs are GLUs. */
   gated: boolean;
 }
 
