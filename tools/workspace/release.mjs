@@ -89,7 +89,7 @@ function requireKernels() {
 async function show() {
   const folder = mkdtempSync(join(tmpdir(), 'd2dmoe-release-'));
   try {
-    const next = await plannedVersions(folder);
+    const next = await plannedVersions();
     const packed = await packAll(folder);
     const width = Math.max(...packed.map(({ name }) => name.length));
     for (const { name, version, size, files } of packed) {
@@ -106,18 +106,10 @@ async function show() {
   }
 }
 
-/**
- * What the changesets would raise the versions to, by package.
- *
- * @param {string} folder For a file in between.
- */
-async function plannedVersions(folder) {
-  const file = join(folder, 'status.json');
-  requireSuccess(
-    await run('changeset', ['status', `--output=${file}`], { quiet: true }),
-    'the changesets could not be read.',
-  );
-  /** @type {{ releases: { name: string, newVersion: string }[] }} */
-  const { releases } = JSON.parse(readFileSync(file, 'utf8'));
+/** What the changesets would raise the versions to, by package. */
+async function plannedVersions() {
+  // Not with the others: only here, and only once it is installed.
+  const { default: getReleasePlan } = await import('@changesets/get-release-plan');
+  const { releases } = await getReleasePlan(root);
   return new Map(releases.map(({ name, newVersion }) => [name, newVersion]));
 }
