@@ -42,7 +42,6 @@ export interface RouterTrainerSettings {
  */
 export class RouterTrainer {
   readonly #routers: ReadonlyMap<string, TrainableRouter>;
-  readonly #params: ReadonlyMap<string, tf.Variable<tf.Rank.R2>>;
   readonly #adam: Adam;
   readonly #length: number;
   readonly #learningRate: number;
@@ -58,13 +57,13 @@ export class RouterTrainer {
     this.#length = steps;
     this.#learningRate = learningRate;
     this.#objective = objective;
-    this.#params = new Map(
+    const params = new Map<string, tf.Variable>(
       [...routers].flatMap(([site, { hidden, output }]) => [
         [`${site}.hidden`, hidden],
         [`${site}.output`, output],
       ]),
     );
-    this.#adam = new Adam(this.#params);
+    this.#adam = new Adam(params);
   }
 
   /** Steps taken so far. */
@@ -107,30 +106,16 @@ export class RouterTrainer {
    * Adam's moments (`….first`, `….second`). The tensors are the trainer's own, and are gone after the next step.
    */
   state(): Map<string, tf.Tensor> {
-    return new Map<string, tf.Tensor>([...this.#params, ...this.#adam.state()]);
+    return this.#adam.trainingState();
   }
 
   /**
    * Goes on from a saved state; the tensors stay the caller's.
    *
-   * @throws D2DMoEError `ROUTER_STATE_INVALID` where a tensor is missing or of another shape; nothing has changed then.
+   * @throws D2DMoEError `TRAINING_STATE_INVALID` where a tensor is missing or of another shape; nothing has changed then.
    */
   restore(steps: number, state: ReadonlyMap<string, tf.Tensor>): void {
-    for (const [name, { shape }] of this.state()) {
-      const found = state.get(name)?.shape;
-      if (found === undefined || !tf.util.arraysEqual(found, shape)) {
-        throw new D2DMoEError(
-          'ROUTER_STATE_INVALID',
-          `The saved router state has ${found ? `shape [${found.join(', ')}] for` : 'no'} ${name}; expected shape [${shape.join(', ')}].`,
-        );
-      }
-    }
-    tf.tidy(() => {
-      // Clones share the values; they let a state be restored that is this trainer's own.
-      const copies = new Map([...state].map(([name, tensor]) => [name, tf.clone(tensor)] as const));
-      this.#adam.restore(steps, copies);
-      for (const [name, param] of this.#params) param.assign(copies.get(name) as tf.Tensor2D);
-    });
+    this.#adam.resume(steps, state);
   }
 
   /** Frees the optimizer's state; the routers stay. */

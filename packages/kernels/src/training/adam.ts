@@ -1,3 +1,4 @@
+import { D2DMoEError } from '@d2dmoe/core';
 import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from '../dispatch.js';
 
@@ -108,6 +109,37 @@ export class Adam {
         moments[key] = tf.keep(tensor);
       }
     }
+  }
+
+  /**
+   * Everything that a resumed run needs, with {@link steps}: by name the parameters and their moments. The tensors are
+   * the parameters and this optimizer's own, and are gone after the next step.
+   */
+  trainingState(): Map<string, tf.Tensor> {
+    return new Map<string, tf.Tensor>([...this.#params, ...this.state()]);
+  }
+
+  /**
+   * Goes on from what {@link trainingState} gave: sets the parameters too. The tensors stay the caller's.
+   *
+   * @throws D2DMoEError `TRAINING_STATE_INVALID` where a tensor is missing or of another shape; nothing has changed then.
+   */
+  resume(steps: number, state: ReadonlyMap<string, tf.Tensor>): void {
+    for (const [name, { shape }] of this.trainingState()) {
+      const found = state.get(name)?.shape;
+      if (found === undefined || !tf.util.arraysEqual(found, shape)) {
+        throw new D2DMoEError(
+          'TRAINING_STATE_INVALID',
+          `The saved state has ${found ? `shape [${found.join(', ')}] for` : 'no'} ${name}; expected shape [${shape.join(', ')}].`,
+        );
+      }
+    }
+    tf.tidy(() => {
+      // Clones share the values; they let a state be restored that is this optimizer's own.
+      const copies = new Map([...state].map(([name, tensor]) => [name, tf.clone(tensor)] as const));
+      this.restore(steps, copies);
+      for (const [name, param] of this.#params) param.assign(copies.get(name) as tf.Tensor);
+    });
   }
 
   dispose(): void {
