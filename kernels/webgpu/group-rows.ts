@@ -8,7 +8,7 @@ import { paramsBinding, storageBuffers } from './binding.js';
  *   count   selection              → starts[row]: pairs of the row
  *   scan    starts                 → starts[row]: pairs before the row; the windows' first rows behind them
  *   list    selection, starts      → list: of each expert and window, its (row, pair of the window), in any order
- *   tile    how long the lists are → tiles of up to `tileRows` rows of one expert, and the indirect dispatches' sizes
+ *   tile    how long the lists are → tiles of up to `tileRows` rows of one expert
  *
  * A few hundred rows are grouped in one dispatch, whose workgroup does all four.
  *
@@ -206,48 +206,26 @@ export interface TileSizes {
   experts: number;
   /** Most rows of a tile. */
   tileRows: number;
-  /** Workgroups in y of the hidden and of the output product. */
-  hiddenColumns: number;
-  outputColumns: number;
-  /** Workgroups in y of the kernel that sums up each row's pairs. */
-  sumColumns: number;
 }
 
 /** The most parts that a call's experts may be split into. */
 export const MOST_PARTS = 63;
 
-/** u32s of indirect arguments: three for the hidden product, three for the output product. */
-export const PART_ARGUMENTS = 6;
-
-/** Where each part's tiles begin, and the function that writes a window's dispatch sizes from it. */
-const partSizes = ({ hiddenColumns, outputColumns, sumColumns }: TileSizes) => `
+/** Where each part's tiles begin, and the function that writes it down behind a window's tiles. */
+const partRanges = `
 var<workgroup> partTiles: array<u32, ${MOST_PARTS + 1}>;
 
-fn write(at: u32, x: u32, y: u32) {
-  sizes[at] = x;
-  sizes[at + 1u] = y;
-  sizes[at + 2u] = 1u;
-}
-
-fn writeSizes(thread: u32, window: u32, rows: u32) {
+fn writeParts(thread: u32, window: u32) {
   for (var part = thread; part < params.parts; part += THREADS) {
-    let at = window * params.parts + part;
-    let count = partTiles[part + 1u] - partTiles[part];
-    tiles[params.windows * params.tileRoom + at] = vec4<u32>(partTiles[part], count, 0u, 0u);
-    write(at * ${PART_ARGUMENTS}u, count, ${hiddenColumns}u);
-    write(at * ${PART_ARGUMENTS}u + 3u, count, ${outputColumns}u);
-  }
-  if (thread == 0u) {
-    let at = params.windows * params.parts * ${PART_ARGUMENTS}u + window * 3u;
-    write(at, rows, ${sumColumns}u);
+    let at = params.windows * params.tileRoom + window * params.parts + part;
+    tiles[at] = vec4<u32>(partTiles[part], partTiles[part + 1u] - partTiles[part], 0u, 0u);
   }
 }
 `;
 
 /**
  * Cuts the lists into tiles, a workgroup a window: tile = (expert, its first place in list, its rows, the place of its
- * first hidden activations), and behind all tiles, of each window's parts, the first tile and the number of tiles. Then the sizes of the indirect
- * dispatches: {@link PART_ARGUMENTS} of each window's parts, then three of each window for the rows' sums.
+ * first hidden activations), and behind all tiles, of each window's parts, the first tile and the number of tiles.
  */
 export function tileRowsSource(sizes: TileSizes, subgroup = 0): string {
   return `// Group rows: tile
@@ -255,14 +233,13 @@ ${enableSubgroups(subgroup)}${storageBuffers([
   ['starts', 'u32', 'read'],
   ['lengths', 'u32', 'read'],
   ['tiles', 'vec4<u32>', 'read_write'],
-  ['sizes', 'u32', 'read_write'],
-])}${paramsBinding(4)}
+])}${paramsBinding(3)}
 const EXPERTS = ${sizes.experts}u;
 const TILE_ROWS = ${sizes.tileRows}u;
 const THREADS = ${SCAN_THREADS}u;
 const SHARE = ${Math.ceil(sizes.experts / SCAN_THREADS)}u;
 ${prefixSums(subgroup)}
-${partSizes(sizes)}
+${partRanges}
 @compute @workgroup_size(${SCAN_THREADS})
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -299,8 +276,7 @@ fn main(
     partTiles[params.parts] = tile;
   }
   workgroupBarrier();
-  let nextRow = starts[params.rows + 2u + window];
-  writeSizes(thread, window, max(nextRow, firstRow) - firstRow);
+  writeParts(thread, window);
 }
 `;
 }
@@ -319,15 +295,14 @@ ${enableSubgroups(subgroup)}${storageBuffers([
   ['starts', 'u32', 'read_write'],
   ['list', 'vec2<u32>', 'read_write'],
   ['tiles', 'vec4<u32>', 'read_write'],
-  ['sizes', 'u32', 'read_write'],
-])}${paramsBinding(5)}
+])}${paramsBinding(4)}
 const EXPERTS = ${sizes.experts}u;
 const TILE_ROWS = ${sizes.tileRows}u;
 const THREADS = ${SCAN_THREADS}u;
 const SHARE = ${Math.ceil(sizes.experts / SCAN_THREADS)}u;
 ${prefixSums(subgroup)}
 var<workgroup> places: array<atomic<u32>, EXPERTS>;
-${partSizes(sizes)}
+${partRanges}
 @compute @workgroup_size(${SCAN_THREADS})
 fn main(@builtin(local_invocation_index) thread: u32) {
   for (var expert = thread; expert < EXPERTS; expert += THREADS) {
@@ -385,7 +360,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     partTiles[params.parts] = tile;
   }
   workgroupBarrier();
-  writeSizes(thread, 0u, params.rows);
+  writeParts(thread, 0u);
 }
 `;
 }

@@ -18,7 +18,6 @@ export {
   listRowsSource,
   MOST_GROUPED_EXPERTS,
   MOST_PARTS,
-  PART_ARGUMENTS,
   scanRowsSource,
   type TileSizes,
   tileRowsSource,

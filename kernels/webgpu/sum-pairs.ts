@@ -29,7 +29,7 @@ export function outputRows(dOut: number): {
 
 /**
  * out[row] = downBias + the row's pairs, in order of their experts, for one window's rows: a workgroup a row and
- * {@link SUM_COLUMNS} columns.
+ * {@link SUM_COLUMNS} columns; workgroups beyond the window's rows have nothing to do.
  */
 export function sumPairsSource(dOut: number): string {
   const pitch = pitchOf(dOut) / 4;
@@ -50,7 +50,7 @@ fn main(
   let firstRow = starts[params.rows + 1u + params.window];
   let row = firstRow + group.x;
   let quad = group.y * ${SUM_COLUMNS / 4}u + thread;
-  if (quad >= ${pitch}u) {
+  if (row >= starts[params.rows + 2u + params.window] || quad >= ${pitch}u) {
     return;
   }
   let base = starts[firstRow];

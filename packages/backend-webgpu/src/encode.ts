@@ -9,15 +9,15 @@ export interface Slice {
   size?: number;
 }
 
-/** Workgroups in x, y and z, or where the device finds their number. */
-export type Workgroups = readonly [x: number, y?: number, z?: number] | Slice;
+/** Workgroups in x, y and z. */
+export type Workgroups = readonly [x: number, y?: number, z?: number];
 
 /** What a kernel of several dispatches is written with. */
 export interface Encoder {
   /** Runs a WGSL source on buffers, in the order of its bindings. */
   dispatch(source: string, buffers: readonly (GPUBuffer | Slice)[], workgroups: Workgroups): void;
   /** A buffer that this kernel alone sees, until it is encoded; its contents are whatever they are. */
-  scratch(bytes: number, isIndirect?: boolean): GPUBuffer;
+  scratch(bytes: number): GPUBuffer;
   /** A uniform buffer with the contents that `make` gives, which `key` tells from others. */
   uniform(key: string, make: () => ArrayBuffer): GPUBuffer;
 }
@@ -54,16 +54,11 @@ export function encode(
       );
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, bindGroup);
-      if ('buffer' in workgroups) {
-        pass.dispatchWorkgroupsIndirect(workgroups.buffer, workgroups.offset ?? 0);
-      } else {
-        pass.dispatchWorkgroups(...workgroups);
-      }
+      pass.dispatchWorkgroups(...workgroups);
       backend.dispatchCountInPass++;
     },
-    scratch(bytes, isIndirect = false) {
-      const usage = GPUBufferUsage.STORAGE | (isIndirect ? GPUBufferUsage.INDIRECT : 0);
-      const buffer = bufferManager.acquireBuffer(sizeClass(bytes), usage);
+    scratch(bytes) {
+      const buffer = bufferManager.acquireBuffer(sizeClass(bytes), GPUBufferUsage.STORAGE);
       borrowed.push(buffer);
       return buffer;
     },

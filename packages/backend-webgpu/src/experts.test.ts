@@ -29,7 +29,7 @@ onAdapter('the expert op on WebGPU', () => {
   test('stores weights in float16 to 2e-3', async () => {
     await fc.assert(
       fc.asyncProperty(shapes, async (shape) => {
-        const error = await greatestError(shape, { storage: 'float16', allRows: [1, 40] });
+        const error = await greatestError(shape, { storage: 'float16', allRows: [0, 1, 197] });
         expect(error).toBeLessThanOrEqual(2e-3);
       }),
       { numRuns: 4 },

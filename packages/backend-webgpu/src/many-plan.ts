@@ -21,6 +21,9 @@ export interface ManyPlan {
 /** Bytes that the pairs of a window may take in one buffer, where the device allows it. */
 const WINDOW_BYTES = 256 * 2 ** 20;
 
+/** The most workgroups that a dispatch takes in one direction. */
+const MOST_WORKGROUPS = 65535;
+
 /** The most rows that one dispatch takes. */
 const MOST_ROWS = 65472;
 
@@ -76,7 +79,8 @@ export function planMany(
   const bytesOfPair = Math.max(pitchOf(dOut), pitchOf(expertSize)) * 4;
   const all = rows * experts;
   const room = Math.floor(Math.min(bindingBytes, WINDOW_BYTES) / bytesOfPair);
-  const pairRoom = Math.min(all, Math.max(room, 2 * experts));
+  const dispatched = (MOST_WORKGROUPS - experts) * tileRows;
+  const pairRoom = Math.min(all, dispatched, Math.max(room, 2 * experts));
   const stride = pairRoom === all ? all : pairRoom - experts;
   return {
     // The last row that has a window of its own begins `experts` pairs before the end.

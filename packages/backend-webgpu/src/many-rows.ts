@@ -7,7 +7,6 @@ import {
   groupRowsSource,
   listRowsSource,
   MOST_GROUPED_EXPERTS,
-  PART_ARGUMENTS,
   pitchOf,
   scanRowsSource,
   SUM_COLUMNS,
@@ -16,7 +15,7 @@ import {
   tileRowsSource,
   type ExpertShape,
 } from '../../../kernels/webgpu/index.js';
-import { type Encoder, encode, type Workgroups } from './encode.js';
+import { type Encoder, encode } from './encode.js';
 import type { ExpertsCall, Part } from './experts-call.js';
 import { subgroupOf } from './limits.js';
 import { planMany, rowsOfBlock, type Tiling, tilingOf } from './many-plan.js';
@@ -31,14 +30,8 @@ const sourcesOf = remember(
   ({ shape, tiling, subgroup }: { shape: ExpertShape; tiling: Tiling; subgroup: number }) =>
     `${tileKey(tiling)} ${subgroup} ${Object.values(shape).join()}`,
   ({ shape, tiling: { hidden, output }, subgroup }) => {
-    const { dOut, experts, expertSize } = shape;
-    const sizes: TileSizes = {
-      experts,
-      tileRows: hidden.rows,
-      hiddenColumns: Math.ceil(expertSize / hidden.columns),
-      outputColumns: Math.ceil(dOut / output.columns),
-      sumColumns: Math.ceil(dOut / SUM_COLUMNS),
-    };
+    const { dOut, experts } = shape;
+    const sizes: TileSizes = { experts, tileRows: hidden.rows };
     return {
       group: groupRowsSource(sizes, subgroup),
       count: countRowsSource(experts),
@@ -106,7 +99,6 @@ function encodeBlock(
   const lengths = encoder.scratch(windows * experts * 4);
   const list = encoder.scratch(rows * experts * 8);
   const tiles = encoder.scratch(windows * (tileRoom + parts.length) * 16);
-  const sizes = encoder.scratch(windows * (parts.length * PART_ARGUMENTS + 3) * 4, true);
   const hidden = encoder.scratch(pairRoom * pitchOf(expertSize) * 4);
   const outputs = encoder.scratch(pairRoom * pitchOf(dOut) * 4);
   const uniform = uniformParams(
@@ -130,26 +122,24 @@ function encodeBlock(
 
   const atOnce = windows === 1 && rows * experts <= MOST_GROUPED && experts <= MOST_GROUPED_EXPERTS;
   if (atOnce) {
-    encoder.dispatch(sources.group, [selection, starts, list, tiles, sizes, params], [1]);
+    encoder.dispatch(sources.group, [selection, starts, list, tiles, params], [1]);
   } else {
     const groups = Math.ceil(rows / GROUP_ROWS);
     encoder.dispatch(sources.count, [selection, starts, params], [groups]);
     encoder.dispatch(sources.scan, [starts, lengths, params], [1]);
     encoder.dispatch(sources.list, [selection, starts, lengths, list, params], [groups]);
-    encoder.dispatch(sources.tile, [starts, lengths, tiles, sizes, params], [windows]);
+    encoder.dispatch(sources.tile, [starts, lengths, tiles, params], [windows]);
   }
   const hiddenColumns = Math.ceil(expertSize / tiling.hidden.columns);
   const outputColumns = Math.ceil(dOut / tiling.output.columns);
   for (let window = 0; window < windows; window++) {
     const at = (index: number) => paramsAt(uniform, window * parts.length + index);
-    /** The tiles of a part. Where few are possible, those that are not there cost less than finding their number. */
-    const tilesOf = (index: number, part: Part, product: number, columns: number): Workgroups =>
-      atOnce
-        ? [Math.min(tileRoom, part.experts * Math.ceil(rows / tiling.hidden.rows)), columns]
-        : {
-            buffer: sizes,
-            offset: ((window * parts.length + index) * PART_ARGUMENTS + product * 3) * 4,
-          };
+    /**
+     * As many workgroups as a part may have tiles; those without one end at once. Their number is known to the device
+     * alone, but Dawn checks an indirect dispatch by a dispatch and a buffer of its own, which takes longer.
+     */
+    const most = (part: Part) =>
+      Math.min(tileRoom, part.experts * Math.ceil(rows / tiling.hidden.rows));
     for (const [index, part] of parts.entries()) {
       const matrices = [part.up, ...(part.gate ? [part.gate] : [])].map((tensor) =>
         bufferOf(backend, tensor),
@@ -157,23 +147,20 @@ function encodeBlock(
       encoder.dispatch(
         sources.hidden,
         [x, ...matrices, biases, list, tiles, hidden, at(index)],
-        tilesOf(index, part, 0, hiddenColumns),
+        [most(part), hiddenColumns],
       );
     }
     for (const [index, part] of parts.entries()) {
       encoder.dispatch(
         sources.output,
         [hidden, bufferOf(backend, part.down), list, tiles, outputs, at(index)],
-        tilesOf(index, part, 1, outputColumns),
+        [most(part), outputColumns],
       );
     }
-    const rowsOfWindow: Workgroups =
-      windows === 1
-        ? [rows, Math.ceil(dOut / SUM_COLUMNS)]
-        : {
-            buffer: sizes,
-            offset: (windows * parts.length * PART_ARGUMENTS + window * 3) * 4,
-          };
-    encoder.dispatch(sources.sum, [outputs, starts, downBias, output, at(0)], rowsOfWindow);
+    encoder.dispatch(
+      sources.sum,
+      [outputs, starts, downBias, output, at(0)],
+      [rows, Math.ceil(dOut / SUM_COLUMNS)],
+    );
   }
 }

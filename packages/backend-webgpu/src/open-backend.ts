@@ -8,8 +8,8 @@ interface TensorData {
 }
 
 /**
- * The parts of tfjs-backend-webgpu 4.22 that kernels of our own need, private ones included: indirect dispatch and
- * several dispatches over one scratch buffer are beyond its `runWebGPUProgram`. The peer dependency is on that version
+ * The parts of tfjs-backend-webgpu 4.22 that kernels of our own need, private ones included: several
+ * dispatches over one scratch buffer are beyond its `runWebGPUProgram`. The peer dependency is on that version
  * alone.
  */
 export interface OpenBackend

@@ -46,9 +46,6 @@ const tile: Tile = { rows: 16, columns: 16, depth: 8, threadRows: 4, threadColum
 const sizes: TileSizes = {
   experts: 24,
   tileRows: 64,
-  hiddenColumns: 1,
-  outputColumns: 6,
-  sumColumns: 3,
 };
 
 const sources: Record<string, string> = {

@@ -70,6 +70,21 @@ onAdapter('the WebGPU backend', () => {
     sum.dispose();
   });
 
+  test('a backend that somebody else has started is left alone', () => {
+    const script = `
+      import { useWebGPU, webgpuInfo } from '@d2dmoe/backend-webgpu/node';
+      import { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
+      import * as tf from '@tensorflow/tfjs-core';
+      await webgpuInfo();
+      const adapter = await navigator.gpu.requestAdapter();
+      const device = await adapter.requestDevice();
+      tf.registerBackend('webgpu', () => new WebGPUBackend(device, adapter.info));
+      await tf.setBackend('webgpu');
+      await useWebGPU().catch((error) => console.log(error.code));
+      device.destroy();`;
+    expect(run(script).stdout).toBe('WEBGPU_IN_USE\n');
+  });
+
   test('the process ends when its work is done', () => {
     const script = `
       import { useWebGPU } from '@d2dmoe/backend-webgpu/node';
@@ -89,6 +104,22 @@ test('without a driver the error says what is missing', () => {
     await useWebGPU().catch((error) => console.log(error.code));`;
   const none = { VK_ICD_FILENAMES: '/nonexistent.json', VK_DRIVER_FILES: '/nonexistent.json' };
   expect(run(script, none).stdout).toBe('WEBGPU_NO_ADAPTER true\nWEBGPU_NO_ADAPTER\n');
+});
+
+test('an adapter that is too small is named, with the limit that it lacks', () => {
+  const script = `
+    import { useWebGPU, webgpuInfo } from '@d2dmoe/backend-webgpu/node';
+    await webgpuInfo();
+    const limits = { maxStorageBuffersPerShaderStage: 4 };
+    const requestAdapter = async () => ({ limits, features: new Set(), info: {} });
+    Object.defineProperty(navigator, 'gpu', { value: { requestAdapter } });
+    const { code, reason } = await webgpuInfo();
+    console.log(code, reason);
+    await useWebGPU().catch((error) => console.log(error.code));`;
+  const { stdout } = run(script);
+  expect(stdout).toMatch(
+    /^WEBGPU_TOO_SMALL .*maxStorageBuffersPerShaderStage is 4.*\nWEBGPU_TOO_SMALL\n$/,
+  );
 });
 
 /** Runs a module that imports this package, built, in a process of its own. */
