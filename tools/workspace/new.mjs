@@ -160,6 +160,11 @@ The package ${name}: what it is for, in one sentence.
       line: `  '@d2dmoe/${name}': ['@d2dmoe/core'],`,
     },
     {
+      path: 'tools/gates/gates.test.ts',
+      before: "  [['@d2dmoe/routing'], ",
+      line: `  [['@d2dmoe/${name}'], 1],`,
+    },
+    {
       path: 'README.md',
       before: '| [d2dmoe](apps/reference/README.md)',
       line: `| [@d2dmoe/${name}](${folder}/README.md) | ${manifest.description} |`,
