@@ -4,13 +4,7 @@ export { type DenseShape, denseProductSource } from './dense-product.js';
 export { type ExpertShape, expertHiddenSource } from './expert-hidden.js';
 export { expertOutputSource } from './expert-output.js';
 export { FEW_NEURONS, fewHiddenSource } from './few-hidden.js';
-export {
-  FEW_COLUMNS,
-  FEW_SPLIT,
-  FEW_SUM_COLUMNS,
-  fewOutputSource,
-  fewSumSource,
-} from './few-output.js';
+export { FEW_COLUMNS, fewOutputSource } from './few-output.js';
 export {
   countRowsSource,
   GROUP_ROWS,

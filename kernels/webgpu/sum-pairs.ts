@@ -3,19 +3,25 @@ import { paramsBinding, pitchOf, storageBuffers } from './binding.js';
 /** Columns of one workgroup of {@link sumPairsSource}. */
 export const SUM_COLUMNS = 256;
 
-/** Writing four numbers of a row of `out` at a time where rows begin at a vec4, one at a time else. */
+/** Four numbers of a row of `out` at a time where rows begin at a vec4, one at a time else. */
 export function outputRows(dOut: number): {
   type: string;
+  read: (row: string, column: string) => string;
   write: (row: string, column: string, value: string) => string;
 } {
   if (dOut % 4 === 0) {
     return {
       type: 'vec4<f32>',
+      read: (row, column) => `out[${row} * ${dOut / 4}u + (${column}) / 4u]`,
       write: (row, column, value) => `out[${row} * ${dOut / 4}u + (${column}) / 4u] = ${value};`,
     };
   }
   return {
     type: 'f32',
+    read: (row, column) => {
+      const one = (i: number) => `out[${row} * ${dOut}u + min(${column} + ${i}u, ${dOut - 1}u)]`;
+      return `vec4<f32>(${[0, 1, 2, 3].map(one).join(', ')})`;
+    },
     write: (row, column, value) =>
       [0, 1, 2, 3]
         .map(

@@ -1,11 +1,8 @@
 import {
   FEW_COLUMNS,
   FEW_NEURONS,
-  FEW_SPLIT,
-  FEW_SUM_COLUMNS,
   fewHiddenSource,
   fewOutputSource,
-  fewSumSource,
   pitchOf,
   type ExpertShape,
 } from '../../../kernels/webgpu/index.js';
@@ -26,7 +23,6 @@ const sourcesOf = remember(
   ({ shape, rowRoom, subgroup }) => ({
     hidden: fewHiddenSource(shape, rowRoom, subgroup),
     output: fewOutputSource(shape, rowRoom),
-    sum: fewSumSource(shape.dOut, rowRoom),
   }),
 );
 
@@ -36,8 +32,6 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
   const { dOut, experts, expertSize } = shape;
   const rowRoom = 2 ** Math.ceil(Math.log2(rows));
   const sources = sourcesOf({ shape, rowRoom, subgroup: subgroupOf(backend.device) });
-  const splitsOf = (count: number) => Math.ceil((count * expertSize) / FEW_SPLIT);
-  const splits = parts.reduce((sum, part) => sum + splitsOf(part.experts), 0);
   const weights = parts.flatMap(({ up, gate, down }) => [up, down, ...(gate ? [gate] : [])]);
   const pitch = pitchOf(dOut);
   encode(
@@ -52,7 +46,7 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
           windows: 1,
           window: 0,
           stride: 0,
-          tileRoom: splits,
+          tileRoom: 0,
           parts: parts.length,
           part: index,
           firstExpert: part.firstExpert,
@@ -61,7 +55,6 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
         })),
       );
       const hidden = encoder.scratch(experts * expertSize * rowRoom * 4);
-      const shares = encoder.scratch(splits * rowRoom * pitch * 4);
       for (const [index, { experts: count, up, gate }] of parts.entries()) {
         encoder.dispatch(
           sources.hidden,
@@ -77,18 +70,19 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
           [Math.ceil((count * expertSize) / FEW_NEURONS)],
         );
       }
-      for (const [index, { experts: count, down }] of parts.entries()) {
+      for (const [index, { down }] of parts.entries()) {
         encoder.dispatch(
           sources.output,
-          [hidden, bufferOf(backend, down), shares, paramsAt(uniform, index)],
-          [Math.ceil(pitch / FEW_COLUMNS), splitsOf(count)],
+          [
+            hidden,
+            bufferOf(backend, down),
+            bufferOf(backend, downBias),
+            bufferOf(backend, out),
+            paramsAt(uniform, index),
+          ],
+          [Math.ceil(pitch / FEW_COLUMNS)],
         );
       }
-      encoder.dispatch(
-        sources.sum,
-        [shares, bufferOf(backend, downBias), bufferOf(backend, out), paramsAt(uniform, 0)],
-        [Math.ceil(pitch / FEW_SUM_COLUMNS), rows],
-      );
     },
   );
 }

@@ -7,7 +7,6 @@ import {
   expertOutputSource,
   fewHiddenSource,
   fewOutputSource,
-  fewSumSource,
   groupRowsSource,
   listRowsSource,
   packWeightsSource,
@@ -69,8 +68,6 @@ const sources: Record<string, string> = {
   'scan rows, subgroups': scanRowsSource(24, 32),
   'few output': fewOutputSource(plain, 1),
   'few output, odd': fewOutputSource(odd, 2),
-  'few sum': fewSumSource(48, 1),
-  'few sum, odd': fewSumSource(11, 2),
   'dense up': denseProductSource(
     { inner: 64, columns: 256, activation: 'relu', storage: 'float32' },
     tile,
