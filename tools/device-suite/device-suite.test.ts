@@ -69,6 +69,22 @@ describe.each([...nodeDevices, ...pageDevices])('$name', (device) => {
   );
 });
 
+/** The others store no weights in float16. */
+const withFloat16 = [...nodeDevices, ...pageDevices].filter(({ name }) => name.endsWith('webgpu'));
+
+test.for(withFloat16)(
+  '$name: with weights stored in float16 the expert op is right to 2e-3',
+  { timeout },
+  async (device, { skip }) => {
+    skip(!ran.includes(device.name), 'it did not start');
+    await device.start();
+    const { worst } = await device.checkOp(2, 'float16');
+    expect(worst).toBeLessThan(2e-3);
+    // Less would be float32.
+    expect(worst).toBeGreaterThan(1e-5);
+  },
+);
+
 test('the devices that are expected here are those that ran', () => {
   const missing = (expected ?? everywhere).filter((name) => !ran.includes(name));
   const surplus = expected === undefined ? [] : ran.filter((name) => !expected.includes(name));

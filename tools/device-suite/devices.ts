@@ -7,7 +7,7 @@ export interface DeviceUnderTest {
   name: string;
   /** Makes it the current one; rejects where the machine does not have it. */
   start(): Promise<void>;
-  checkOp(numRuns: number): Promise<OpReport>;
+  checkOp(numRuns: number, storage?: 'float32' | 'float16'): Promise<OpReport>;
   leftAfter(passes: number): Promise<Left>;
   logits(model: ConvertedModel): Promise<{ logits: number[]; density: number }>;
 }

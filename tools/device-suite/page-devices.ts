@@ -35,8 +35,8 @@ function page(name: string, device: string): DeviceUnderTest {
     name,
     start: () =>
       evaluate((name) => (globalThis as unknown as Global).deviceSuite.use(name), device),
-    checkOp: (numRuns) =>
-      evaluate((runs) => (globalThis as unknown as Global).deviceSuite.checkOp(runs), numRuns),
+    checkOp: (...options) =>
+      evaluate((all) => (globalThis as unknown as Global).deviceSuite.checkOp(...all), options),
     leftAfter: (passes) =>
       evaluate((count) => (globalThis as unknown as Global).deviceSuite.leftAfter(count), passes),
     logits: (model) =>

@@ -65,16 +65,20 @@ const always: Ffn[] = [0, 1, 197].flatMap((rows) =>
   ),
 );
 
+/** The relative error that a storage may cost. */
+const tolerances = { float32: 1e-5, float16: 2e-3 };
+type Storage = keyof typeof tolerances;
+
 /**
  * Compares the current backend's expert op with the float64 reference.
  *
  * @param numRuns how many FFNs fast-check draws, besides those that always run
- * @throws where the error is above 1e-5, or a tensor is left behind
+ * @throws where the error is above 1e-5 (2e-3 where weights are stored in float16), or a tensor is left behind
  */
-export async function checkOp(numRuns: number): Promise<OpReport> {
+export async function checkOp(numRuns: number, storage: Storage = 'float32'): Promise<OpReport> {
   const report: OpReport = { runs: 0, worst: 0 };
   const check = async (ffn: Ffn) => {
-    report.worst = Math.max(report.worst, await errorOf(ffn));
+    report.worst = Math.max(report.worst, await errorOf(ffn, storage));
     report.runs++;
   };
   for (const ffn of always) await check(ffn);
@@ -82,7 +86,7 @@ export async function checkOp(numRuns: number): Promise<OpReport> {
   return report;
 }
 
-async function errorOf(shape: Ffn): Promise<number> {
+async function errorOf(shape: Ffn, storage: Storage): Promise<number> {
   const { rows, dIn, dOut, experts, expertSize, activation, density } = shape;
   const random = new Random(shape.seed);
   const normals = (count: number, deviation = 1) =>
@@ -111,7 +115,7 @@ async function errorOf(shape: Ffn): Promise<number> {
 
   const before = tf.memory().numTensors;
   const weights = weightsOf(ffn);
-  const packed = packExperts(weights, expertSize);
+  const packed = packExperts(weights, expertSize, { storage });
   for (const tensor of Object.values(weights)) {
     if (tensor instanceof tf.Tensor) tensor.dispose();
   }
@@ -134,7 +138,8 @@ async function errorOf(shape: Ffn): Promise<number> {
   const difference = norm(expected.map((value, i) => (actual[i] as number) - value));
   const size = norm(expected);
   // The FFN's numbers are of the order of 1. An output far below that is what cancellation left of them.
-  if (!(difference <= 1e-5 * size + 1e-6 * Math.sqrt(expected.length))) {
+  const tolerance = tolerances[storage];
+  if (!(difference <= tolerance * (size + 0.1 * Math.sqrt(expected.length)))) {
     throw new Error(`an error of ${difference} in ${size} for ${JSON.stringify(shape)}`);
   }
   return size > 0.1 * Math.sqrt(expected.length) ? difference / size : 0;
