@@ -416,13 +416,14 @@ export interface ExpertsPlans {
 
 /**
  * The experts' rows: the op's time over the dense layer's, both in bf16, in replays of a CUDA graph over layers whose
- * weights exceed the cache, each with its own rows and mask. Beside them torch's dense layer where there is torch.
+ * weights exceed the cache, each with its own rows and mask. Beside them torch's dense layer where there is torch. One
+ * after the other, as they are measured.
  */
-export async function expertsRows(
+export async function* expertsRows(
   backend: CudaBackend,
   random: Random,
   { cases = expertsCases, torch, wanted }: ExpertsPlans,
-): Promise<Row[]> {
+): AsyncGenerator<Row, void, undefined> {
   const plans = cases
     .flatMap((c) =>
       Object.entries(c.bars)
@@ -430,14 +431,13 @@ export async function expertsRows(
         .sort((a, b) => b.share - a.share),
     )
     .filter(({ c, share }) => wanted(nameOf(c, share)));
-  if (plans.length === 0) return [];
+  if (plans.length === 0) return;
   const keyOf = ({ rows, d, experts, expertSize, isGated = false }: ExpertsCase) =>
     [rows, d, experts * expertSize, isGated].join();
   const timed = await settle(() => torch([...new Set(plans.map(({ c }) => keyOf(c)))]));
   const peer = 'value' in timed ? (timed.value as Record<string, Times>) : {};
   const { precision } = backend;
   backend.precision = 'bf16';
-  const rows: Row[] = [];
   try {
     for (const { c, share, bar } of plans) {
       const named: { name: string; bar: Bar } = { name: nameOf(c, share), bar };
@@ -446,18 +446,17 @@ export async function expertsRows(
         const times = await timeCase(backend, c, share, random);
         const value = (times?.['ours']?.median ?? Number.NaN) / (times?.['dense']?.median ?? 0);
         const torchs = peer[keyOf(c)];
-        rows.push({
+        yield {
           ...named,
           value,
           holds: holds(bar, value),
           times: { ...times, ...(torchs && { torch: torchs }) },
-        });
+        };
       } catch (error) {
-        rows.push(failedRow(named, error));
+        yield failedRow(named, error);
       }
     }
   } finally {
     backend.precision = precision;
   }
-  return rows;
 }

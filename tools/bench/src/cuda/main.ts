@@ -5,7 +5,7 @@ import '@tensorflow/tfjs-layers';
 import { type CudaBackend, useCuda } from '@d2dmoe/backend-cuda';
 import { D2DMoEError, Random } from '@d2dmoe/core';
 import * as tf from '@tensorflow/tfjs-core';
-import { finishReport, rowLine, startReport } from '../report.js';
+import { finishReport, rowLine, startReport, writeReport } from '../report.js';
 import type { Row } from '../row.js';
 import { bandwidthRows } from './bandwidth.js';
 import { expertsRows, smallExpertsCases } from './experts.js';
@@ -31,6 +31,7 @@ async function bench(options: CudaOptions, backend: CudaBackend): Promise<void> 
   const add = (rows: Row[]) => {
     report.rows.push(...rows);
     for (const row of rows) console.log(rowLine(row));
+    if (options.json !== undefined) writeReport(options.json, report);
   };
 
   add(
@@ -43,13 +44,12 @@ async function bench(options: CudaOptions, backend: CudaBackend): Promise<void> 
   const rows = quick ? small.rows : undefined;
   add(await bandwidthRows(backend, random.fork('bandwidth'), wanted, rows));
   add(hostTimeRows(backend, random.fork('host time'), wanted, quick ? small.ops : undefined));
-  add(
-    await expertsRows(backend, random.fork('experts'), {
-      ...(quick && { cases: smallExpertsCases }),
-      torch: (layers) => torch.run('torch_layers.py', JSON.stringify(layers)),
-      wanted,
-    }),
-  );
+  const experts = {
+    ...(quick && { cases: smallExpertsCases }),
+    torch: (layers: readonly string[]) => torch.run('torch_layers.py', JSON.stringify(layers)),
+    wanted,
+  };
+  for await (const row of expertsRows(backend, random.fork('experts'), experts)) add([row]);
   const theirs = (folder: string) => torch.run('torch_training.py', folder);
   add(await trainingRows(backend, checkpoint, theirs, wanted));
   const steps = quick ? small.steps : undefined;
