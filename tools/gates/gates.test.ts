@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
@@ -50,6 +50,25 @@ describe.each(workspacePackages)('$manifest.name', ({ folder, manifest }) => {
     const args = ['--profile', 'esm-only', '--no-color', '--format', 'ascii', tarball];
     const { output, passed } = await command('attw', args);
     expect(passed ? '' : output).toBe('');
+  });
+
+  test('brings its changelog, and the sources that its maps name', () => {
+    const { files } = manifest as { files?: string[] };
+    expect(files).toEqual(expect.arrayContaining(['dist', 'src', 'CHANGELOG.md']));
+    const own = join(root, folder);
+    const maps = readdirSync(join(own, 'dist'), { recursive: true, encoding: 'utf8' });
+    const without = maps
+      .filter((name) => name.endsWith('.map'))
+      .filter((name) => {
+        const path = join(own, 'dist', name);
+        const map = JSON.parse(readFileSync(path, 'utf8')) as {
+          sources: string[];
+          sourcesContent?: string[];
+        };
+        const inSrc = (source: string) => join(dirname(path), source).startsWith(join(own, 'src'));
+        return map.sourcesContent === undefined && !map.sources.every(inSrc);
+      });
+    expect(without).toEqual([]);
   });
 
   test('runs nothing when it is installed', () => {

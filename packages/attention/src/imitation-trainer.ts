@@ -35,7 +35,6 @@ const parts = ['up', 'upBias', 'down', 'downBias'] as const;
  */
 export class ImitationTrainer {
   readonly #replacements: ReadonlyMap<string, TrainableReplacement>;
-  readonly #params: ReadonlyMap<string, tf.Variable>;
   readonly #adam: Adam;
   readonly #term: SparsityTerm | undefined;
 
@@ -52,12 +51,12 @@ export class ImitationTrainer {
   }) {
     this.#replacements = replacements;
     this.#term = term;
-    this.#params = new Map(
+    const params = new Map<string, tf.Variable>(
       [...replacements].flatMap(([site, replacement]) =>
         parts.map((part) => [`${site}.${part}`, replacement[part] as tf.Variable] as const),
       ),
     );
-    this.#adam = new Adam(this.#params);
+    this.#adam = new Adam(params);
   }
 
   /** Steps taken so far. */
@@ -110,31 +109,17 @@ export class ImitationTrainer {
    * moments (`….first`, `….second`). The tensors are the trainer's own, and are gone after the next step.
    */
   state(): Map<string, tf.Tensor> {
-    return new Map<string, tf.Tensor>([...this.#params, ...this.#adam.state()]);
+    return this.#adam.trainingState();
   }
 
   /**
    * Goes on from a saved state; the tensors stay the caller's.
    *
-   * @throws D2DMoEError `IMITATION_STATE_INVALID` where a tensor is missing or of another shape; nothing has changed
+   * @throws D2DMoEError `TRAINING_STATE_INVALID` where a tensor is missing or of another shape; nothing has changed
    *   then.
    */
   restore(steps: number, state: ReadonlyMap<string, tf.Tensor>): void {
-    for (const [name, { shape }] of this.state()) {
-      const found = state.get(name)?.shape;
-      if (found === undefined || !tf.util.arraysEqual(found, shape)) {
-        throw new D2DMoEError(
-          'IMITATION_STATE_INVALID',
-          `The saved state has ${found ? `shape [${found.join(', ')}] for` : 'no'} ${name}; expected shape [${shape.join(', ')}].`,
-        );
-      }
-    }
-    tf.tidy(() => {
-      // Clones share the values; they let a state be restored that is this trainer's own.
-      const copies = new Map([...state].map(([name, tensor]) => [name, tf.clone(tensor)] as const));
-      this.#adam.restore(steps, copies);
-      for (const [name, param] of this.#params) param.assign(copies.get(name) as tf.Tensor);
-    });
+    this.#adam.resume(steps, state);
   }
 
   /** Frees the optimizer's state; the replacements stay. */
