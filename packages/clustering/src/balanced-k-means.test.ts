@@ -78,18 +78,18 @@ test('every shape splits into equal experts, never worse than by chance, optimal
       fc.integer({ min: 1, max: 12 }),
       fc.integer({ min: 1, max: 9 }),
       fc.nat(),
-      async (experts, clusterSize, dimension, seed) => {
-        const count = experts * clusterSize;
+      async (experts, expertSize, dimension, seed) => {
+        const count = experts * expertSize;
         const rows = normalRows(seed, count * dimension);
         if (seed % 3 === 0) rows.fill(0, 0, dimension);
         if (seed % 3 === 1) rows.copyWithin(dimension, 0, dimension * (count >> 1));
         const random = new Random(seed);
-        const split = await balancedKMeans({ rows, count, dimension, clusterSize, random });
-        expectSplit(split, count, clusterSize);
+        const split = await balancedKMeans({ rows, count, dimension, expertSize, random });
+        expectSplit(split, count, expertSize);
         const { costs, objective } = distances(rows, dimension, split);
         expect(split.objective).toBeCloseTo(objective, 4);
         expect(objective).toBeLessThanOrEqual(leastCost(costs, count, experts) * 1.0001 + 1e-4);
-        const chance = randomSplit({ count, clusterSize, random });
+        const chance = randomSplit({ count, expertSize, random });
         expect(objective).toBeLessThanOrEqual(distances(rows, dimension, chance).objective + 1e-4);
       },
     ),
@@ -98,8 +98,8 @@ test('every shape splits into equal experts, never worse than by chance, optimal
 });
 
 test('finds planted clusters whatever the lengths of their rows', async () => {
-  const [experts, clusterSize, dimension] = [24, 8, 32];
-  const count = experts * clusterSize;
+  const [experts, expertSize, dimension] = [24, 8, 32];
+  const count = experts * expertSize;
   const centers = normalRows(1, experts * dimension);
   const noise = normalRows(2, count * dimension);
   const random = new Random(3);
@@ -112,18 +112,18 @@ test('finds planted clusters whatever the lengths of their rows', async () => {
       rows[i * dimension + t] = length * (center + 0.2 * (noise[i * dimension + t] as number));
     }
   });
-  const split = await balancedKMeans({ rows, count, dimension, clusterSize, random });
-  for (let start = 0; start < count; start += clusterSize) {
-    const expert = split.order.slice(start, start + clusterSize);
+  const split = await balancedKMeans({ rows, count, dimension, expertSize, random });
+  for (let start = 0; start < count; start += expertSize) {
+    const expert = split.order.slice(start, start + expertSize);
     expect(new Set(Array.from(expert, (i) => planted[i])).size).toBe(1);
   }
 });
 
 test('the seed decides the split', async () => {
-  const [count, dimension, clusterSize] = [96, 16, 8];
+  const [count, dimension, expertSize] = [96, 16, 8];
   const rows = normalRows(4, count * dimension);
   const split = (seed: number) =>
-    balancedKMeans({ rows, count, dimension, clusterSize, random: new Random(seed) });
+    balancedKMeans({ rows, count, dimension, expertSize, random: new Random(seed) });
   const first = await split(1);
   expect(await split(1)).toEqual(first);
   expect((await split(2)).order).not.toEqual(first.order);
@@ -133,25 +133,25 @@ test('leaves the rows as they were', async () => {
   const rows = normalRows(4, 64 * 5);
   const before = rows.slice();
   const random = new Random(0);
-  await balancedKMeans({ rows, count: 64, dimension: 5, clusterSize: 8, random });
+  await balancedKMeans({ rows, count: 64, dimension: 5, expertSize: 8, random });
   expect(rows).toEqual(before);
 });
 
 // The bound is generous: a few seconds are usual. It is on processor time, whatever else the machine is doing.
-test.each([{ clusterSize: 128 }, { clusterSize: 4 }])(
-  'splits 3,072 neurons of 768 weights by $clusterSize within a minute, within 2 % of the exact assignment',
+test.each([{ expertSize: 128 }, { expertSize: 4 }])(
+  'splits 3,072 neurons of 768 weights by $expertSize within a minute, within 2 % of the exact assignment',
   { timeout: 240_000 },
-  async ({ clusterSize }) => {
+  async ({ expertSize }) => {
     const [count, dimension] = [3072, 768];
     const rows = normalRows(6, count * dimension);
     const random = new Random(0);
     const start = process.cpuUsage();
-    const split = await balancedKMeans({ rows, count, dimension, clusterSize, random });
+    const split = await balancedKMeans({ rows, count, dimension, expertSize, random });
     expect(process.cpuUsage(start).user / 1e6).toBeLessThan(60);
-    expectSplit(split, count, clusterSize);
+    expectSplit(split, count, expertSize);
     const { costs, objective } = distances(rows, dimension, split);
     expect(Math.abs((split.objective as number) - objective)).toBeLessThan(1e-6 * objective);
-    expect(objective).toBeLessThanOrEqual(1.02 * leastCost(costs, count, count / clusterSize));
+    expect(objective).toBeLessThanOrEqual(1.02 * leastCost(costs, count, count / expertSize));
   },
 );
 
@@ -161,7 +161,7 @@ test('reports its start, each iteration with its objective, and its end', async 
     rows: normalRows(7, 200 * 6),
     count: 200,
     dimension: 6,
-    clusterSize: 10,
+    expertSize: 10,
     random: new Random(0),
     onProgress: (event) => events.push(event),
   });
@@ -184,7 +184,7 @@ test('no iteration raises the objective', async () => {
       rows: normalRows(seed, 300 * 3),
       count: 300,
       dimension: 3,
-      clusterSize: 30,
+      expertSize: 30,
       random: new Random(seed),
       onProgress: ({ step, metrics }) => {
         if (step !== undefined) objectives.push(metrics?.['objective'] as number);
@@ -204,7 +204,7 @@ test('stops at maxIterations', async () => {
     rows: normalRows(8, 300 * 2),
     count: 300,
     dimension: 2,
-    clusterSize: 10,
+    expertSize: 10,
     random: new Random(0),
     maxIterations: 1,
     onProgress: (event) => {
@@ -219,7 +219,7 @@ test('an abort ends it, before and in the middle, by its reason', async () => {
     rows: normalRows(9, 256 * 8),
     count: 256,
     dimension: 8,
-    clusterSize: 4,
+    expertSize: 4,
     random: new Random(0),
   };
   const reason = new Error('enough');
@@ -240,12 +240,12 @@ test('an abort ends it, before and in the middle, by its reason', async () => {
 });
 
 test('rejects an expert size that does not divide the width, naming both and the nearest that do', async () => {
-  const split = (clusterSize: number) =>
+  const split = (expertSize: number) =>
     balancedKMeans({
       rows: new Float32Array(3072),
       count: 3072,
       dimension: 1,
-      clusterSize,
+      expertSize,
       random: new Random(0),
     });
   await expect(split(100)).rejects.toMatchObject({
@@ -260,7 +260,7 @@ test('rejects an expert size that does not divide the width, naming both and the
 });
 
 test('rejects a width that is none, wrong lengths and weights that are not finite', async () => {
-  const options = { dimension: 3, clusterSize: 2, random: new Random(0) };
+  const options = { dimension: 3, expertSize: 2, random: new Random(0) };
   await expect(
     balancedKMeans({ ...options, rows: new Float32Array(0), count: 0 }),
   ).rejects.toMatchObject({ code: 'HIDDEN_WIDTH_INVALID' });

@@ -13,7 +13,7 @@ export interface BalancedKMeansOptions {
   /** Weights of a row, d. */
   dimension: number;
   /** Neurons per expert, e; divides h. */
-  clusterSize: number;
+  expertSize: number;
   random: Random;
   /** Iterations at most, 30 by default; it ends before as soon as an iteration improves nothing. */
   maxIterations?: number;
@@ -26,12 +26,12 @@ export interface BalancedKMeansOptions {
 /**
  * Splits neurons by balanced k-means (Zhang et al. 2022, "MoEfication", section 3.1, as used by Szatkowski et al.
  * 2024): clusters their weight rows, each scaled to unit L2 norm (a zero row stays zero), into experts of exactly
- * `clusterSize` neurons. Each balanced assignment is an exact optimum, and swaps of two neurons refine it, which
+ * `expertSize` neurons. Each balanced assignment is an exact optimum, and swaps of two neurons refine it, which
  * matters most for small experts. Takes h² numbers of memory; other work gets a turn in between.
  *
  * @returns A split whose `objective` is the sum of the scaled rows' squared distances to their expert's mean: the
  *   lower, the better.
- * @throws D2DMoEError `EXPERT_SIZE_INVALID` where `clusterSize` does not divide `count`, `HIDDEN_WIDTH_INVALID` where
+ * @throws D2DMoEError `EXPERT_SIZE_INVALID` where `expertSize` does not divide `count`, `HIDDEN_WIDTH_INVALID` where
  *   `count` is not a positive integer, `LENGTH_MISMATCH` where `rows` does not hold `count * dimension` values,
  *   `VALUE_NOT_FINITE` where one of them is not finite; the signal's reason once it is aborted.
  */
@@ -39,13 +39,13 @@ export async function balancedKMeans({
   rows,
   count,
   dimension,
-  clusterSize,
+  expertSize,
   random,
   maxIterations = 30,
   onProgress,
   signal,
 }: BalancedKMeansOptions): Promise<Split> {
-  expertCount(count, clusterSize);
+  expertCount(count, expertSize);
   checkLength('rows', rows, [count, dimension]);
   checkFinite('rows', rows, dimension);
   const name = 'balancedKMeans';
@@ -58,7 +58,7 @@ export async function balancedKMeans({
   const { clusterOf, objective } = await balancedPartition(
     gram,
     count,
-    clusterSize,
+    expertSize,
     random,
     maxIterations,
     (step, stepObjective) => {
@@ -74,7 +74,7 @@ export async function balancedKMeans({
     },
   );
   onProgress?.({ status: 'done', name, progress: 100, metrics: { objective } });
-  return { ...splitFromAssignment(clusterOf, clusterSize), objective };
+  return { ...splitFromAssignment(clusterOf, expertSize), objective };
 }
 
 function unitRows(rows: Float32Array, d: number): Float32Array {

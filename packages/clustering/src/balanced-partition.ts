@@ -25,17 +25,17 @@ import { turn } from './turn.js';
 export async function balancedPartition(
   gram: Float32Array,
   h: number,
-  clusterSize: number,
+  expertSize: number,
   random: Random,
   maxIterations: number,
   onStep: (step: number, objective: number) => void,
 ): Promise<{ clusterOf: Uint32Array; objective: number }> {
-  const k = h / clusterSize;
+  const k = h / expertSize;
   let trace = 0;
   for (let i = 0; i < h; i++) trace += gram[i * h + i] as number;
   // From one iteration to the next the costs change little, and so do the optimal prices.
   const prices = new Float64Array(k);
-  let clusterOf = assignBalanced(seedCosts(gram, h, k, random), h, k, clusterSize, prices);
+  let clusterOf = assignBalanced(seedCosts(gram, h, k, random), h, k, expertSize, prices);
   let objective = Infinity;
   for (let step = 1; ; step++) {
     await turn();
@@ -43,14 +43,14 @@ export async function balancedPartition(
     const previous = objective;
     const links = partLinks(gram, clusterOf, k);
     const inside = clusterOf.reduce((sum, j, i) => sum + (links[i * k + j] as number), 0);
-    objective = Math.max(0, trace - inside / clusterSize);
+    objective = Math.max(0, trace - inside / expertSize);
     await turn();
     onStep(step, objective);
     if (step >= maxIterations || previous - objective <= 1e-6 * objective) {
       return { clusterOf, objective };
     }
-    const costs = links.map((link) => -link / clusterSize);
-    clusterOf = assignBalanced(costs, h, k, clusterSize, prices);
+    const costs = links.map((link) => -link / expertSize);
+    clusterOf = assignBalanced(costs, h, k, expertSize, prices);
   }
 }
 

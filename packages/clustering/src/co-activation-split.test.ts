@@ -23,8 +23,8 @@ function shareInside(activations: Float32Array, count: number, order: Uint32Arra
 }
 
 test('finds groups of neurons that are active together', async () => {
-  const [groups, clusterSize, tokens] = [16, 12, 400];
-  const count = groups * clusterSize;
+  const [groups, expertSize, tokens] = [16, 12, 400];
+  const count = groups * expertSize;
   const random = new Random(1);
   const groupOf = random.permutation(count).map((place) => place % groups);
   const activations = new Float32Array(tokens * count);
@@ -35,9 +35,9 @@ test('finds groups of neurons that are active together', async () => {
       if (awake) activations[token * count + n] = random.uniform();
     });
   }
-  const split = await coActivationSplit({ activations, tokens, count, clusterSize, random });
-  for (let start = 0; start < count; start += clusterSize) {
-    const expert = split.order.slice(start, start + clusterSize);
+  const split = await coActivationSplit({ activations, tokens, count, expertSize, random });
+  for (let start = 0; start < count; start += expertSize) {
+    const expert = split.order.slice(start, start + expertSize);
     expect(new Set(Array.from(expert, (n) => groupOf[n])).size).toBe(1);
   }
 });
@@ -49,22 +49,22 @@ test('every shape splits into equal experts; the objective is the share of co-ac
       fc.integer({ min: 1, max: 6 }),
       fc.integer({ min: 1, max: 90 }),
       fc.nat(),
-      async (experts, clusterSize, tokens, seed) => {
-        const count = experts * clusterSize;
+      async (experts, expertSize, tokens, seed) => {
+        const count = experts * expertSize;
         const random = new Random(seed);
         const activations = Float32Array.from({ length: tokens * count }, () => random.normal());
-        const options = { activations, tokens, count, clusterSize };
+        const options = { activations, tokens, count, expertSize };
         const split = await coActivationSplit({ ...options, random: new Random(seed) });
         expect(await coActivationSplit({ ...options, random: new Random(seed) })).toEqual(split);
-        expect(split).toMatchObject({ experts, expertSize: clusterSize });
+        expect(split).toMatchObject({ experts, expertSize: expertSize });
         expect(Array.from(split.order).sort((a, b) => a - b)).toEqual(
           Array.from({ length: count }, (_, i) => i),
         );
-        const share = shareInside(activations, count, split.order, clusterSize);
+        const share = shareInside(activations, count, split.order, expertSize);
         expect(split.objective).toBeCloseTo(share, 5);
-        const chance = randomSplit({ count, clusterSize, random });
+        const chance = randomSplit({ count, expertSize, random });
         expect(share).toBeGreaterThanOrEqual(
-          shareInside(activations, count, chance.order, clusterSize) - 1e-5,
+          shareInside(activations, count, chance.order, expertSize) - 1e-5,
         );
       },
     ),
@@ -73,27 +73,25 @@ test('every shape splits into equal experts; the objective is the share of co-ac
 });
 
 test('by cosine a split does not depend on how strongly each neuron is active', async () => {
-  const [count, clusterSize, tokens] = [24, 4, 300];
+  const [count, expertSize, tokens] = [24, 4, 300];
   const random = new Random(3);
-  const groups = Array.from({ length: tokens }, () => random.integer(count / clusterSize));
+  const groups = Array.from({ length: tokens }, () => random.integer(count / expertSize));
   const activations = Float32Array.from({ length: tokens * count }, (_, i) => {
-    const inGroup = Math.floor((i % count) / clusterSize) === groups[Math.floor(i / count)];
+    const inGroup = Math.floor((i % count) / expertSize) === groups[Math.floor(i / count)];
     return random.uniform() < (inGroup ? 0.8 : 0.05) ? random.uniform() : 0;
   });
   // Powers of two, by which no rounding changes; the last neuron is never active.
   const scales = Array.from({ length: count }, () => 2 ** (random.integer(17) - 8));
   const silent = activations.map((a, i) => (i % count === count - 1 ? 0 : a));
   const scaled = silent.map((a, i) => a * (scales[i % count] as number));
-  const options = { tokens, count, clusterSize };
+  const options = { tokens, count, expertSize };
   const split = (of: Float32Array, cosine: boolean) =>
     coActivationSplit({ ...options, activations: of, cosine, random: new Random(5) });
   const expected = await split(silent, true);
   expect(await split(scaled, true)).toEqual(expected);
-  for (let start = 0; start < count; start += clusterSize) {
-    const expert = [...expected.order.subarray(start, start + clusterSize)].sort((a, b) => a - b);
-    expect(expert).toEqual(
-      Array.from({ length: clusterSize }, (_, i) => (expert[0] as number) + i),
-    );
+  for (let start = 0; start < count; start += expertSize) {
+    const expert = [...expected.order.subarray(start, start + expertSize)].sort((a, b) => a - b);
+    expect(expert).toEqual(Array.from({ length: expertSize }, (_, i) => (expert[0] as number) + i));
   }
   // By inner products the strongest neurons go together wherever they belong.
   expect((await split(scaled, false)).order).not.toEqual(expected.order);
@@ -104,7 +102,7 @@ test('an abort ends it, before and in the middle, by its reason', async () => {
     activations: new Float32Array(1000 * 8).fill(1),
     tokens: 1000,
     count: 8,
-    clusterSize: 2,
+    expertSize: 2,
     random: new Random(0),
   };
   const reason = new Error('enough');
@@ -125,10 +123,10 @@ test('an abort ends it, before and in the middle, by its reason', async () => {
 });
 
 test('rejects sizes that do not divide, wrong lengths, no tokens, and activations that are not finite', async () => {
-  const options = { tokens: 2, count: 6, clusterSize: 3, random: new Random(0) };
+  const options = { tokens: 2, count: 6, expertSize: 3, random: new Random(0) };
   const activations = new Float32Array(12);
   const split = (changed: object) => coActivationSplit({ ...options, activations, ...changed });
-  await expect(split({ clusterSize: 4 })).rejects.toMatchObject({
+  await expect(split({ expertSize: 4 })).rejects.toMatchObject({
     code: 'EXPERT_SIZE_INVALID',
     message:
       'The expert size 4 does not divide the hidden width 6; choose one that does, such as 3 or 6.',

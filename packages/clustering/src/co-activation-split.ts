@@ -13,7 +13,7 @@ export interface CoActivationSplitOptions {
   /** Hidden width, h. */
   count: number;
   /** Neurons per expert, e; divides h. */
-  clusterSize: number;
+  expertSize: number;
   /**
    * Whether an edge weighs the cosine of its neurons' activations in place of their inner product, so that the split does
    * not depend on how strongly a neuron is active. Default false.
@@ -33,14 +33,14 @@ const maxIterations = 30;
 /**
  * Splits neurons by which of them are active together (Zhang et al. 2022, "MoEfication", section 3.1): in the
  * co-activation graph the edge between neurons n and m weighs Σ over tokens of aₙ · aₘ where both activations are
- * positive, and the graph is cut into experts of exactly `clusterSize` neurons so that heavy edges stay inside. The
+ * positive, and the graph is cut into experts of exactly `expertSize` neurons so that heavy edges stay inside. The
  * cut is the work of balanced k-means and swaps in place of a general graph partitioner: as the weights are inner
  * products of the neurons' activations, clusters of equal size have the least squared distances where the weight
  * inside them is greatest. Takes h² numbers of memory; other work gets a turn in between.
  *
  * @returns A split whose `objective` is the share of all edges' weight that is inside experts, 0 to 1 (0 where nothing
  *   is active together): the higher, the better.
- * @throws D2DMoEError `EXPERT_SIZE_INVALID` where `clusterSize` does not divide `count`, `HIDDEN_WIDTH_INVALID` where
+ * @throws D2DMoEError `EXPERT_SIZE_INVALID` where `expertSize` does not divide `count`, `HIDDEN_WIDTH_INVALID` where
  *   `count` is not a positive integer, `LENGTH_MISMATCH` where `activations` does not hold `tokens * count` values,
  *   `VALUE_NOT_FINITE` where one of them is not finite, `TOKENS_EMPTY` where `tokens` is 0; the signal's reason once it is aborted.
  */
@@ -48,13 +48,13 @@ export async function coActivationSplit({
   activations,
   tokens,
   count,
-  clusterSize,
+  expertSize,
   cosine = false,
   random,
   onProgress,
   signal,
 }: CoActivationSplitOptions): Promise<Split> {
-  expertCount(count, clusterSize);
+  expertCount(count, expertSize);
   checkLength('activations', activations, [tokens, count]);
   checkFinite('activations', activations, count);
   if (tokens === 0) {
@@ -79,7 +79,7 @@ export async function coActivationSplit({
   const { clusterOf } = await balancedPartition(
     graph,
     count,
-    clusterSize,
+    expertSize,
     random,
     maxIterations,
     (step) => {
@@ -89,7 +89,7 @@ export async function coActivationSplit({
   );
   const objective = shareInside(graph, clusterOf);
   onProgress?.({ status: 'done', name, progress: 100, metrics: { objective } });
-  return { ...splitFromAssignment(clusterOf, clusterSize), objective };
+  return { ...splitFromAssignment(clusterOf, expertSize), objective };
 }
 
 /** Adds one token's products of positive activations, [h], to the graph on and below its diagonal, [h, h]. */

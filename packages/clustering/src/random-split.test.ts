@@ -9,24 +9,24 @@ test('every neuron is in exactly one expert of the asked size, and the seed deci
       fc.integer({ min: 1, max: 20 }),
       fc.integer({ min: 1, max: 20 }),
       fc.nat(),
-      (experts, clusterSize, seed) => {
-        const count = experts * clusterSize;
-        const split = randomSplit({ count, clusterSize, random: new Random(seed) });
-        expect(split).toMatchObject({ experts, expertSize: clusterSize });
+      (experts, expertSize, seed) => {
+        const count = experts * expertSize;
+        const split = randomSplit({ count, expertSize, random: new Random(seed) });
+        expect(split).toMatchObject({ experts, expertSize: expertSize });
         expect(Array.from(split.order).sort((a, b) => a - b)).toEqual(
           Array.from({ length: count }, (_, i) => i),
         );
-        expect(randomSplit({ count, clusterSize, random: new Random(seed) })).toEqual(split);
+        expect(randomSplit({ count, expertSize, random: new Random(seed) })).toEqual(split);
       },
     ),
   );
   const order = (seed: number) =>
-    randomSplit({ count: 64, clusterSize: 8, random: new Random(seed) }).order;
+    randomSplit({ count: 64, expertSize: 8, random: new Random(seed) }).order;
   expect(order(1)).not.toEqual(order(2));
 });
 
 test('rejects an expert size that does not divide the width', () => {
-  expect(() => randomSplit({ count: 10, clusterSize: 4, random: new Random(0) })).toThrow(
+  expect(() => randomSplit({ count: 10, expertSize: 4, random: new Random(0) })).toThrow(
     expect.objectContaining({
       code: 'EXPERT_SIZE_INVALID',
       message:

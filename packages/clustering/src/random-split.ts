@@ -7,17 +7,17 @@ export interface RandomSplitOptions {
   /** Hidden width, h. */
   count: number;
   /** Neurons per expert, e; divides h. */
-  clusterSize: number;
+  expertSize: number;
   random: Random;
 }
 
 /**
  * Divides neurons into experts by chance: the control that any informed split must beat.
  *
- * @throws D2DMoEError `EXPERT_SIZE_INVALID` where `clusterSize` does not divide `count`.
+ * @throws D2DMoEError `EXPERT_SIZE_INVALID` where `expertSize` does not divide `count`.
  */
-export function randomSplit({ count, clusterSize, random }: RandomSplitOptions): Split {
-  expertCount(count, clusterSize);
-  const expertOf = random.permutation(count).map((place) => Math.floor(place / clusterSize));
-  return splitFromAssignment(expertOf, clusterSize);
+export function randomSplit({ count, expertSize, random }: RandomSplitOptions): Split {
+  expertCount(count, expertSize);
+  const expertOf = random.permutation(count).map((place) => Math.floor(place / expertSize));
+  return splitFromAssignment(expertOf, expertSize);
 }

@@ -80,7 +80,7 @@ async function splitModel(
               activations,
               tokens: activations.length / site.hidden,
               count: site.hidden,
-              clusterSize: expertSize,
+              expertSize,
               cosine: true,
               random,
               ...(signal && { signal }),
@@ -120,7 +120,7 @@ async function splitModel(
 async function splitByWeights(
   model: Model,
   site: Site,
-  clusterSize: number,
+  expertSize: number,
   random: Random,
   signal: AbortSignal | undefined,
 ): Promise<Split> {
@@ -134,7 +134,7 @@ async function splitByWeights(
     rows: values,
     count: site.hidden,
     dimension: site.dIn,
-    clusterSize,
+    expertSize,
     random,
     ...(signal && { signal }),
   });

@@ -43,7 +43,7 @@ async function everything() {
   await useDevice('cpu');
   const random = new Random(1);
   const rows = Float32Array.from({ length: 64 }, () => random.normal());
-  const split = await balancedKMeans({ rows, count: 16, dimension: 4, clusterSize: 4, random });
+  const split = await balancedKMeans({ rows, count: 16, dimension: 4, expertSize: 4, random });
   const config = {
     model_type: 'gpt2',
     architectures: ['GPT2LMHeadModel'],

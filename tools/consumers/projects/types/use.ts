@@ -50,7 +50,7 @@ export async function everythingElse(directory: string): Promise<string[]> {
     rows: new Float32Array(16),
     count: 4,
     dimension: 4,
-    clusterSize: 2,
+    expertSize: 2,
     random,
     onProgress,
   });
