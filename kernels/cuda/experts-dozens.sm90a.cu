@@ -165,7 +165,7 @@ __device__ inline void dozens_neurons(const unsigned short *list, int size, int 
 
 // Rows of 16-byte pieces lie in shared memory with their pieces exchanged by the row's number, so that what a warp reads
 // at once meets all banks: eight rows of the same piece, or, of 8-bit weights, four pieces of each row.
-template <int STORAGE> constexpr bool DOZENS_IS_8_BIT = STORAGE == INT8 || STORAGE == FP8;
+template <int STORAGE> constexpr bool DOZENS_IS_8_BIT = STORAGE == INT8;
 template <int STORAGE> __device__ __forceinline__ int dozens_exchanged(int row, int piece) {
   return DOZENS_IS_8_BIT<STORAGE> ? piece ^ (row & 1) << 2 : piece ^ (row & 7);
 }
@@ -216,7 +216,7 @@ template <int STORAGE> __device__ __forceinline__ void dozens_read_x(const exper
 template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void experts_dozens_up(const experts_dozens_args &a) {
   typedef typename experts_storage<STORAGE>::type T;
   constexpr int ELEMENTS = experts_storage<STORAGE>::ELEMENTS, MATRICES = GATED ? 2 : 1, VECTORS = 5;
-  constexpr bool IS_8_BIT = STORAGE == INT8 || STORAGE == FP8;
+  constexpr bool IS_8_BIT = STORAGE == INT8;
   constexpr int PITCH = 20;  // of 16 neurons' sums
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int rank = dozens_rank(), ranks = dozens_ranks(), cluster = blockIdx.x / ranks, clusters = gridDim.x / ranks;
@@ -351,8 +351,8 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
             const unsigned u[4] = {upper.x, upper.y, upper.z, upper.w}, l[4] = {lower.x, lower.y, lower.z, lower.w};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-              const uint2 p = experts_widen<STORAGE>(u[2 * half]), q = experts_widen<STORAGE>(u[2 * half + 1]);
-              const uint2 r = experts_widen<STORAGE>(l[2 * half]), v = experts_widen<STORAGE>(l[2 * half + 1]);
+              const uint2 p = experts_widen(u[2 * half]), q = experts_widen(u[2 * half + 1]);
+              const uint2 r = experts_widen(l[2 * half]), v = experts_widen(l[2 * half + 1]);
               w[half][0][m] = make_uint4(p.x, p.y, q.x, q.y), w[half][1][m] = make_uint4(r.x, r.y, v.x, v.y);
             }
           }
@@ -440,12 +440,11 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
         }
       }
       const float *vector = vectors + local * VECTORS;
-      const float widened = STORAGE == FP8 ? 256.0f : 1.0f;
-      u = u * (IS_8_BIT ? vector[2] * widened : 1.0f) + vector[0];
-      float h = experts_activate(GATED ? v * (IS_8_BIT ? vector[3] * widened : 1.0f) + vector[1] : u, a.activation);
+      u = u * (IS_8_BIT ? vector[2] : 1.0f) + vector[0];
+      float h = experts_activate(GATED ? v * (IS_8_BIT ? vector[3] : 1.0f) + vector[1] : u, a.activation);
       if (GATED) h *= u;
-      // 8-bit down rows: the row's greatest weight here, the steps of 1/127 or 1/448 of it at the end.
-      if (IS_8_BIT) h *= vector[4] * (STORAGE == INT8 ? 127.0f : 448.0f);
+      // 8-bit down rows: the row's greatest weight here, the steps of 1/127 of it at the end.
+      if (IS_8_BIT) h *= vector[4] * 127.0f;
       const bool runs = wanted[local * 4 + row / 16] >> row % 16 & 1;
       if (place >= lo && place < hi) static_cast<T *>(a.hidden)[row * hidden_pitch + place] = experts_round<T>(runs ? h : 0.0f);
     }
@@ -460,7 +459,7 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
 template <int STORAGE, int TILES> __device__ __forceinline__ void experts_dozens_down(const experts_dozens_args &a) {
   typedef typename experts_storage<STORAGE>::type T;
   constexpr int ELEMENTS = experts_storage<STORAGE>::ELEMENTS;
-  constexpr bool IS_8_BIT = STORAGE == INT8 || STORAGE == FP8;
+  constexpr bool IS_8_BIT = STORAGE == INT8;
   constexpr int Q = sizeof(T) == 4 ? 4 : 8, UNIT = 8 * Q, UNIT_PIECES = UNIT / ELEMENTS;  // columns: a lane's, a warp's
   constexpr int PITCH = UNIT + 4, PER = 16 / sizeof(T), HIDDEN_PAD = DOZENS_IS_8_BIT<STORAGE> ? 32 : sizeof(T) == 4 ? 64 : 16;
   constexpr bool IS_TRANSPOSED = STORAGE == HALF || STORAGE == BFLOAT16;  // by the matrix loads
@@ -588,7 +587,7 @@ template <int STORAGE, int TILES> __device__ __forceinline__ void experts_dozens
         const char *row = slot + (sixteen * 16 + i * 4 + t) * pieces * 16;
         if (IS_8_BIT) {
           const uint2 v = dozens_at<uint2>(row + ((own_unit * 4 + g / 2) ^ t << 1) * 16 + g % 2 * 8);
-          const uint2 p = experts_widen<STORAGE>(v.x), q = experts_widen<STORAGE>(v.y);
+          const uint2 p = experts_widen(v.x), q = experts_widen(v.y);
           w[i] = make_uint4(p.x, p.y, q.x, q.y);
         } else {
           w[i] = dozens_at<uint4>(row + ((own_unit * 8 + g) ^ t << 1) * 16);
@@ -650,7 +649,7 @@ template <int STORAGE, int TILES> __device__ __forceinline__ void experts_dozens
     return sum;
   };
   auto write = [&](int i, float4 sum) {
-    const float unit_scale = STORAGE == INT8 ? 1.0f / 127.0f : STORAGE == FP8 ? 256.0f / 448.0f : 1.0f;
+    const float unit_scale = STORAGE == INT8 ? 1.0f / 127.0f : 1.0f;
     const int row = i / fours, c0 = group * columns + i % fours * 4;
     if (i != item) bias = make_float4(bias_at(c0), bias_at(c0 + 1), bias_at(c0 + 2), bias_at(c0 + 3));
     const float four[4] = {sum.x * unit_scale + bias.x, sum.y * unit_scale + bias.y, sum.z * unit_scale + bias.z, sum.w * unit_scale + bias.w};
@@ -721,5 +720,4 @@ EXPERTS_DOZENS(bf16, BFLOAT16)
 EXPERTS_DOZENS(tf32, TF32)
 EXPERTS_DOZENS(f32, FLOAT32)
 EXPERTS_DOZENS(int8, INT8)
-EXPERTS_DOZENS(fp8, FP8)
 #endif

@@ -85,7 +85,7 @@ __device__ __forceinline__ void few_dot(float (&c)[MATRICES][4], const char *con
     for (int i = 0; i < STEPS; i++) {
       if (s + i >= s1) break;
       const int chunk = (s + i) * 4 + t;
-      if (STORAGE == INT8 || STORAGE == FP8) {
+      if (STORAGE == INT8) {
         uint4 upper[2] = {zero, zero}, lower[2] = {zero, zero};
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -94,8 +94,8 @@ __device__ __forceinline__ void few_dot(float (&c)[MATRICES][4], const char *con
         }
 #pragma unroll
         for (int m = 0; m < MATRICES; m++) {
-          const uint2 p = experts_widen<STORAGE>(v[i][m].x), q = experts_widen<STORAGE>(v[i][m].y);
-          const uint2 r = experts_widen<STORAGE>(v[i][m].z), u = experts_widen<STORAGE>(v[i][m].w);
+          const uint2 p = experts_widen(v[i][m].x), q = experts_widen(v[i][m].y);
+          const uint2 r = experts_widen(v[i][m].z), u = experts_widen(v[i][m].w);
           experts_multiply<STORAGE>(c[m], upper[0], lower[0], make_uint4(p.x, p.y, q.x, q.y));
           experts_multiply<STORAGE>(c[m], upper[1], lower[1], make_uint4(r.x, r.y, u.x, u.y));
         }
@@ -120,7 +120,7 @@ __device__ __forceinline__ void few_load_down(uint4 (&w)[4], const char *down, l
     w[i] = make_uint4(0, 0, 0, 0);
     if (!inside || j[i] < 0) continue;
     const char *at = down + j[i] * row_bytes + column_bytes;
-    if (STORAGE == INT8 || STORAGE == FP8) {
+    if (STORAGE == INT8) {
       const uint2 v = experts_weights8(at);
       w[i].x = v.x, w[i].y = v.y;
     } else {
@@ -144,10 +144,10 @@ __device__ __forceinline__ void few_multiply_down(float (&acc)[Q][4], uint4 (&w)
     }
     return;
   }
-  if (STORAGE == INT8 || STORAGE == FP8) {
+  if (STORAGE == INT8) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-      const uint2 p = experts_widen<STORAGE>(w[i].x), q = experts_widen<STORAGE>(w[i].y);
+      const uint2 p = experts_widen(w[i].x), q = experts_widen(w[i].y);
       w[i] = make_uint4(p.x, p.y, q.x, q.y);
     }
   }
@@ -314,7 +314,7 @@ __device__ void few_neurons(const few_list &list, int rows, int n, int size, int
 template <int STORAGE, bool GATED, int THREADS> __device__ __forceinline__ void experts_few(const experts_few_args &a) {
   typedef typename experts_storage<STORAGE>::type T;
   constexpr int ELEMENTS = experts_storage<STORAGE>::ELEMENTS;
-  constexpr bool IS_8_BIT = STORAGE == INT8 || STORAGE == FP8;
+  constexpr bool IS_8_BIT = STORAGE == INT8;
   constexpr int ROUTER = IS_8_BIT ? (int)HALF : STORAGE;
   constexpr int ROUTER_ELEMENTS = 16 / sizeof(T);
   constexpr int WARPS = THREADS / 32, MATRICES = GATED ? 2 : 1;
@@ -504,13 +504,12 @@ template <int STORAGE, bool GATED, int THREADS> __device__ __forceinline__ void 
           u += parts[(p * many + tile) * MATRICES * 128 + r * 8 + at % 8];
           if (GATED) v += parts[((p * many + tile) * MATRICES + 1) * 128 + r * 8 + at % 8];
         }
-        const float widened = STORAGE == FP8 ? 256.0f : 1.0f;
-        u = u * (s * widened) + b;
-        float h = GATED ? experts_activate(v * (sg * widened) + bg, a.activation) * u : experts_activate(u, a.activation);
+        u = u * s + b;
+        float h = GATED ? experts_activate(v * sg + bg, a.activation) * u : experts_activate(u, a.activation);
         const int place = t0 * 8 + at;
         const bool runs = lo + place < hi && wanted[place] >> r & 1;
-        // 8-bit down rows: the row's greatest weight here, the steps of 1/127 or 1/448 of it at the end.
-        if (IS_8_BIT) h *= sd * (STORAGE == INT8 ? 127.0f : 448.0f);
+        // 8-bit down rows: the row's greatest weight here, the steps of 1/127 of it at the end.
+        if (IS_8_BIT) h *= sd * 127.0f;
         const T rounded = experts_round<T>(runs ? h : 0.0f);
         if (!a.exchange)
           reinterpret_cast<T *>(hs + r * h_pitch)[place] = rounded;
@@ -593,7 +592,7 @@ template <int STORAGE, bool GATED, int THREADS> __device__ __forceinline__ void 
   // ---- The sum over blocks ----
   if (a.stages & SUM) {
     const int across = per_block > 2 * WARPS ? 4 : 2;  // items side by side in a warp
-    const float unit_scale = STORAGE == INT8 ? 1.0f / 127.0f : STORAGE == FP8 ? 256.0f / 448.0f : 1.0f;
+    const float unit_scale = STORAGE == INT8 ? 1.0f / 127.0f : 1.0f;
     for (int first = begin + warp * across; first < end; first += WARPS * across) {
       const int item = first + lane % across;
       const bool inside = item < end;
@@ -643,4 +642,3 @@ EXPERTS_FEW(bf16, BFLOAT16)
 EXPERTS_FEW(tf32, TF32)
 EXPERTS_FEW(f32, FLOAT32)
 EXPERTS_FEW(int8, INT8)
-EXPERTS_FEW(fp8, FP8)

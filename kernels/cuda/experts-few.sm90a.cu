@@ -239,11 +239,11 @@ template <int STORAGE, int PAIRS> __device__ __forceinline__ void few_multiply(f
     if (2 * p >= rows) break;
     const char *upper = xs + 2 * p * pitch, *lower = upper + pitch;
     const bool two = PAIRS > 1 && 2 * p + 1 < rows;
-    if (STORAGE == INT8 || STORAGE == FP8) {
+    if (STORAGE == INT8) {
       const unsigned words[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const uint2 q = experts_widen<STORAGE>(words[2 * half]), r = experts_widen<STORAGE>(words[2 * half + 1]);
+        const uint2 q = experts_widen(words[2 * half]), r = experts_widen(words[2 * half + 1]);
         experts_multiply<STORAGE>(c[p], *reinterpret_cast<const uint4 *>(upper + half * 16), two ? *reinterpret_cast<const uint4 *>(lower + half * 16) : zero,
                                   make_uint4(q.x, q.y, r.x, r.y));
       }
@@ -271,7 +271,7 @@ template <int STORAGE, int N> __device__ __forceinline__ void few_widen(float (&
   } else if constexpr (N == 2) {
     v[0] = __half2float(__ushort_as_half((unsigned short)w)), v[1] = __half2float(__ushort_as_half((unsigned short)(w >> 16)));
   } else {
-    const uint2 h = experts_widen<STORAGE>(w);
+    const uint2 h = experts_widen(w);
     v[0] = __half2float(__ushort_as_half((unsigned short)h.x)), v[1] = __half2float(__ushort_as_half((unsigned short)(h.x >> 16)));
     v[2] = __half2float(__ushort_as_half((unsigned short)h.y)), v[3] = __half2float(__ushort_as_half((unsigned short)(h.y >> 16)));
   }
@@ -315,7 +315,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   typedef typename experts_storage<STORAGE>::type T;
   constexpr int THREADS = 512, WARPS = THREADS / 32;
   constexpr int ELEMENTS = experts_storage<STORAGE>::ELEMENTS;
-  constexpr bool IS_8_BIT = STORAGE == INT8 || STORAGE == FP8;
+  constexpr bool IS_8_BIT = STORAGE == INT8;
   constexpr int ROUTER = IS_8_BIT ? (int)HALF : STORAGE;
   constexpr int ROUTER_ELEMENTS = 16 / sizeof(T);
   constexpr int MATRICES = GATED ? 2 : 1, PAIRS = (ROWS + 1) / 2;
@@ -506,9 +506,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       m.gate_bias = GATED && a.gate_bias != nullptr ? a.gate_bias[m.at] : 0.0f;
       m.scale = m.gate_scale = m.down_scale = 1;
       if (IS_8_BIT) {
-        const float widened = STORAGE == FP8 ? 256.0f : 1.0f;
-        m.scale = a.scales[m.at] * widened, m.down_scale = a.scales[2 * hidden + m.at] * widened;
-        if (GATED) m.gate_scale = a.scales[hidden + m.at] * widened;
+        m.scale = a.scales[m.at], m.down_scale = a.scales[2 * hidden + m.at];
+        if (GATED) m.gate_scale = a.scales[hidden + m.at];
       }
     };
     auto ask_up = [&](const neuron &m) {
@@ -660,4 +659,3 @@ EXPERTS_FEW(bf16, BFLOAT16)
 EXPERTS_FEW(tf32, TF32)
 EXPERTS_FEW(f32, FLOAT32)
 EXPERTS_FEW(int8, INT8)
-EXPERTS_FEW(fp8, FP8)

@@ -8,7 +8,7 @@
 
 // ---- Storages -------------------------------------------------------------------------------------------------------
 
-enum { HALF, BFLOAT16, TF32, FLOAT32, INT8, FP8 };
+enum { HALF, BFLOAT16, TF32, FLOAT32, INT8 };
 
 // ELEMENTS of a weight matrix lie in 16 bytes; x and the hidden activations are kept in `type`.
 template <int STORAGE> struct experts_storage;
@@ -29,10 +29,6 @@ template <> struct experts_storage<FLOAT32> {
   static constexpr int ELEMENTS = 4;
 };
 template <> struct experts_storage<INT8> {
-  typedef __half type;
-  static constexpr int ELEMENTS = 16;
-};
-template <> struct experts_storage<FP8> {
   typedef __half type;
   static constexpr int ELEMENTS = 16;
 };
@@ -57,30 +53,20 @@ __device__ __forceinline__ void experts_write(void *x, long long i, int type, fl
     static_cast<__half *>(x)[i] = __float2half(value);
 }
 
-// Four int8 or e4m3 values as two pairs of fp16: int8 exactly, e4m3 times 2^-8, which keeps its subnormals exact too.
-template <int STORAGE> __device__ __forceinline__ uint2 experts_widen(unsigned four) {
+// Four int8 values as two pairs of fp16, exactly.
+__device__ __forceinline__ uint2 experts_widen(unsigned four) {
 #ifdef D2DMOE_EMULATED
   unsigned short h[4];
-  for (int i = 0; i < 4; i++) {
-    const unsigned v = four >> 8 * i & 0xff;
-    if (STORAGE == INT8)
-      h[i] = __half_as_ushort(__float2half((float)(signed char)v));
-    else
-      h[i] = (unsigned short)((v & 0x80) << 8 | (v & 0x7f) << 7);
-  }
+  for (int i = 0; i < 4; i++) h[i] = __half_as_ushort(__float2half((float)(signed char)(four >> 8 * i & 0xff)));
   return make_uint2(h[0] | (unsigned)h[1] << 16, h[2] | (unsigned)h[3] << 16);
 #else
-  if (STORAGE == INT8) {
-    // 0x6400 | u is 1024 + u in fp16; u = v + 128.
-    const unsigned u = four ^ 0x80808080u;
-    unsigned low = __byte_perm(u, 0x64646464u, 0x4140), high = __byte_perm(u, 0x64646464u, 0x4342);
-    const unsigned bias = 0x64806480u;  // 1152
-    asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(low) : "r"(bias));
-    asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(high) : "r"(bias));
-    return make_uint2(low, high);
-  }
-  const unsigned low = __byte_perm(four, 0, 0x1404), high = __byte_perm(four, 0, 0x3424);
-  return make_uint2((low & 0x80008000u) | (low & 0x7f007f00u) >> 1, (high & 0x80008000u) | (high & 0x7f007f00u) >> 1);
+  // 0x6400 | u is 1024 + u in fp16; u = v + 128.
+  const unsigned u = four ^ 0x80808080u;
+  unsigned low = __byte_perm(u, 0x64646464u, 0x4140), high = __byte_perm(u, 0x64646464u, 0x4342);
+  const unsigned bias = 0x64806480u;  // 1152
+  asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(low) : "r"(bias));
+  asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(high) : "r"(bias));
+  return make_uint2(low, high);
 #endif
 }
 
@@ -140,7 +126,7 @@ __device__ __forceinline__ unsigned experts_tf32(float x) {
 
 template <int STORAGE>
 __device__ __forceinline__ void experts_mma(float (&c)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
-  if (STORAGE == HALF || STORAGE == INT8 || STORAGE == FP8) {
+  if (STORAGE == HALF || STORAGE == INT8) {
     EXPERTS_MMA("m16n8k16.row.col.f32.f16.f16.f32", a0, a1, a2, a3, b0, b1);
   } else if (STORAGE == BFLOAT16) {
     EXPERTS_MMA("m16n8k16.row.col.f32.bf16.bf16.f32", a0, a1, a2, a3, b0, b1);

@@ -43,7 +43,7 @@ struct Dozens {
   Dozens(const Shape &s, int storage, int rows, int x_type, int out_type, const Variant &v) : shape(s), storage(storage), rows(rows), x_type(x_type), out_type(out_type), variant(v) {
     up = v.up, down = v.down;
     skip = v.skip >= 0 ? v.skip : s.hidden * (double)s.d > 1e7;
-    const bool is8 = storage == INT8 || storage == FP8;
+    const bool is8 = storage == INT8;
     const int bytes = storage == TF32 || storage == FLOAT32 ? 4 : 2, el = elements(storage), matrices = s.gated ? 2 : 1;
     tiles = rows > 16 ? 4 : 2, row_groups = rows > 32 ? 2 : 1;
     const int padded = tiles * 8 * row_groups;
@@ -95,9 +95,9 @@ struct Dozens {
     typedef void (*Kernel)(experts_dozens_args);
 #define OF(name) {experts_dozens_up_plain_##name##_16, experts_dozens_up_plain_##name##_32}, {experts_dozens_up_gated_##name##_16, experts_dozens_up_gated_##name##_32}, {experts_dozens_down_##name##_16, experts_dozens_down_##name##_32}
 #ifdef DOZENS_F16
-    static const Kernel kernels[6][3][2] = {{OF(f16)}};
+    static const Kernel kernels[5][3][2] = {{OF(f16)}};
 #else
-    static const Kernel kernels[6][3][2] = {{OF(f16)}, {OF(bf16)}, {OF(tf32)}, {OF(f32)}, {OF(int8)}, {OF(fp8)}};
+    static const Kernel kernels[5][3][2] = {{OF(f16)}, {OF(bf16)}, {OF(tf32)}, {OF(f32)}, {OF(int8)}};
 #endif
 #undef OF
     return (const void *)kernels[storage][is_down ? 2 : shape.gated][tiles == 4];

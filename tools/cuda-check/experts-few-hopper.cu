@@ -65,7 +65,7 @@ struct Few {
   const void *kernel() const {
     typedef void (*Kernel)(experts_few_args);
 #define KERNELS(name) {{experts_one_plain_##name, experts_one_gated_##name}, {experts_three_plain_##name, experts_three_gated_##name}}
-    static const Kernel kernels[6][2][2] = {KERNELS(f16), KERNELS(bf16), KERNELS(tf32), KERNELS(f32), KERNELS(int8), KERNELS(fp8)};
+    static const Kernel kernels[5][2][2] = {KERNELS(f16), KERNELS(bf16), KERNELS(tf32), KERNELS(f32), KERNELS(int8)};
 #undef KERNELS
     return (const void *)kernels[storage][rows > 1][shape.gated];
   }
@@ -221,7 +221,7 @@ static const Variant PLAIN = {"plain", 16, false, false}, DEPENDENT = {"dependen
 
 static void check_all() {
   const Variant all[] = {PLAIN, OWNERS_4, APART, DEPENDENT};
-  for (int storage = 0; storage < 6; storage++) {
+  for (int storage = 0; storage < 5; storage++) {
     const int x16 = storage == BFLOAT16 ? 1 : 2;
     for (const Variant &v : all) {
       check_one({768, 3072, 128, 768, false}, storage, 1, 0.2, v, true, 0, 0);
@@ -317,7 +317,7 @@ static void time_all(const CublasLt &lt) {
     time_op(sets, 1, 0.2, true, dense1, 0.29, both);
     time_op(sets, 1, 0.2, false, dense1, 0, both);
     if (storage == HALF)
-      for (int small : {INT8, FP8}) {
+      for (int small : {INT8}) {
         Sets compact({2048, 16384, 128, 2048, true, 2, 128}, small);
         time_op(compact, 1, 0.2, true, dense1, 0, both);
       }

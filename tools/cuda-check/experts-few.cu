@@ -71,11 +71,7 @@ __global__ void unpack(const void *from, const float *scales, float *to, size_t 
     if (storage == HALF) v = __half2float(((const __half *)from)[at]);
     else if (storage == BFLOAT16) v = __bfloat162float(((const bf16 *)from)[at]);
     else if (storage == INT8) v = ((const signed char *)from)[at] * scales[r];
-    else if (storage == FP8) {
-      const unsigned char b = ((const unsigned char *)from)[at];
-      const int e = b >> 3 & 15, m = b & 7;
-      v = (e ? ldexpf(1 + m / 8.0f, e - 7) : ldexpf(m / 8.0f, -6)) * (b & 128 ? -1 : 1) * scales[r];
-    } else v = ((const float *)from)[at];
+    else v = ((const float *)from)[at];
     to[i] = v;
   }
 }
@@ -87,7 +83,7 @@ struct Shape {
   int experts() const { return hidden / size; }
 };
 
-static int elements(int storage) { return storage == INT8 || storage == FP8 ? 16 : storage >= TF32 ? 4 : 8; }
+static int elements(int storage) { return storage == INT8 ? 16 : storage >= TF32 ? 4 : 8; }
 static int pitch_of(int width, int storage) { return (width + elements(storage) - 1) / elements(storage) * elements(storage); }
 static size_t bytes_of(size_t rows, int width, int storage) { return rows * pitch_of(width, storage) * 16 / elements(storage); }
 
@@ -105,7 +101,6 @@ static void pack(const float *from, void *to, float *scales, size_t rows, int wi
   if (storage == HALF) experts_pack_f16<<<1024, 256>>>(from, to, scales, rows, width, pitch);
   else if (storage == BFLOAT16) experts_pack_bf16<<<1024, 256>>>(from, to, scales, rows, width, pitch);
   else if (storage == INT8) experts_pack_int8<<<1024, 256>>>(from, to, scales, rows, width, pitch);
-  else if (storage == FP8) experts_pack_fp8<<<1024, 256>>>(from, to, scales, rows, width, pitch);
   else experts_pack_f32<<<1024, 256>>>(from, to, scales, rows, width, pitch);
   CHECK(cudaGetLastError());
 }
@@ -225,9 +220,9 @@ struct Few {
       return (const void *)(shape.gated ? experts_few_gated_256_bf16 : experts_few_plain_256_bf16);
     }
     typedef void (*Kernel)(experts_few_args);
-    static const Kernel kernels[6][2] = {{experts_few_plain_f16, experts_few_gated_f16},   {experts_few_plain_bf16, experts_few_gated_bf16},
+    static const Kernel kernels[5][2] = {{experts_few_plain_f16, experts_few_gated_f16},   {experts_few_plain_bf16, experts_few_gated_bf16},
                                          {experts_few_plain_tf32, experts_few_gated_tf32}, {experts_few_plain_f32, experts_few_gated_f32},
-                                         {experts_few_plain_int8, experts_few_gated_int8}, {experts_few_plain_fp8, experts_few_gated_fp8}};
+                                         {experts_few_plain_int8, experts_few_gated_int8}};
     return (const void *)kernels[storage][shape.gated];
   }
   void run(const Weights &w, const void *x, const unsigned char *selection, float share, void *out, cudaStream_t stream) const {
@@ -327,7 +322,7 @@ static std::vector<unsigned char> reference_route(const Shape &s, const Weights 
 }
 
 static int failures = 0, checks = 0;
-static const char *const NAMES[] = {"fp16", "bf16", "tf32", "float32", "int8", "fp8"};
+static const char *const NAMES[] = {"fp16", "bf16", "tf32", "float32", "int8"};
 
 static void check_one(const Shape &s, int storage, int rows, double density, Variant v, bool biases, int x_type, int out_type) {
   static unsigned seed = 1;
@@ -406,7 +401,7 @@ static const Variant SMALL_EXCHANGE_2 = {"exchange 8, 256 x 2", 256, 2, false, t
 
 static void check_all() {
   const Variant all[] = {DIRECT, FLAGGED_, UNFUSED, EXCHANGE_4, EXCHANGE_UNFUSED};
-  for (int storage = 0; storage < 6; storage++) {
+  for (int storage = 0; storage < 5; storage++) {
     const int x16 = storage == BFLOAT16 ? 1 : 2;
     for (const Variant &v : all) {
       check_one({768, 3072, 128, 768, false}, storage, 1, 0.2, v, true, 0, 0);
@@ -770,7 +765,7 @@ static void time_all(const CublasLt &lt) {
     time_op(sets, 16, 0.2, true, dense16, 1.0, {DIRECT, FLAGGED_, EXCHANGE_2, EXCHANGE_4, EXCHANGE_8, EXCHANGE_12, SMALL_EXCHANGE_2});
     if (storage == HALF) time_op(sets, 16, 0.2, false, dense16, 0, {DIRECT, EXCHANGE_4, EXCHANGE_8});
     if (storage == HALF)
-      for (int small : {INT8, FP8}) {
+      for (int small : {INT8}) {
         Sets compact({2048, 16384, 128, 2048, true, 2, 128}, small);
         time_op(compact, 1, 0.2, true, dense1, 0, {FLAGGED_, DIRECT});
         time_op(compact, 1, 1.0, false, dense1, 0, {FLAGGED_, DIRECT});

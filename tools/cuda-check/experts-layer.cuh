@@ -57,11 +57,7 @@ __global__ void unpack(const void *from, const float *scales, float *to, size_t 
     if (storage == HALF) v = __half2float(((const __half *)from)[at]);
     else if (storage == BFLOAT16) v = __bfloat162float(((const bf16 *)from)[at]);
     else if (storage == INT8) v = ((const signed char *)from)[at] * scales[r];
-    else if (storage == FP8) {
-      const unsigned char b = ((const unsigned char *)from)[at];
-      const int e = b >> 3 & 15, m = b & 7;
-      v = (e ? ldexpf(1 + m / 8.0f, e - 7) : ldexpf(m / 8.0f, -6)) * (b & 128 ? -1 : 1) * scales[r];
-    } else v = ((const float *)from)[at];
+    else v = ((const float *)from)[at];
     to[i] = v;
   }
 }
@@ -73,7 +69,7 @@ struct Shape {
   int experts() const { return hidden / size; }
 };
 
-static int elements(int storage) { return storage == INT8 || storage == FP8 ? 16 : storage >= TF32 ? 4 : 8; }
+static int elements(int storage) { return storage == INT8 ? 16 : storage >= TF32 ? 4 : 8; }
 static int pitch_of(int width, int storage) { return (width + elements(storage) - 1) / elements(storage) * elements(storage); }
 static size_t bytes_of(size_t rows, int width, int storage) { return rows * pitch_of(width, storage) * 16 / elements(storage); }
 
@@ -91,7 +87,6 @@ static void pack(const float *from, void *to, float *scales, size_t rows, int wi
   if (storage == HALF) experts_pack_f16<<<1024, 256>>>(from, to, scales, rows, width, pitch);
   else if (storage == BFLOAT16) experts_pack_bf16<<<1024, 256>>>(from, to, scales, rows, width, pitch);
   else if (storage == INT8) experts_pack_int8<<<1024, 256>>>(from, to, scales, rows, width, pitch);
-  else if (storage == FP8) experts_pack_fp8<<<1024, 256>>>(from, to, scales, rows, width, pitch);
   else experts_pack_f32<<<1024, 256>>>(from, to, scales, rows, width, pitch);
   CHECK(cudaGetLastError());
 }
@@ -188,7 +183,7 @@ static std::vector<float> host(const float *from, size_t n) {
 }
 
 static int failures = 0, checks = 0;
-static const char *const NAMES[] = {"fp16", "bf16", "tf32", "float32", "int8", "fp8"};
+static const char *const NAMES[] = {"fp16", "bf16", "tf32", "float32", "int8"};
 
 // ---- cuBLASLt, by the same numbers that the binding for Node uses ------------------------------------------------------
 
