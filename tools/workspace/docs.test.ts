@@ -105,7 +105,7 @@ test("the app's README lists every command", () => {
   const readme = documents.find(({ path }) => path === 'apps/reference/README.md') as Document;
   const table = readme.text.split('\n').filter((line) => line.startsWith('| `'));
   const listed = table.flatMap((line) =>
-    Array.from((line.split(' | ')[0] ?? '').matchAll(/`(\w+)/g), ([, name = '']) => name),
+    Array.from((line.split(' | ')[0] ?? '').matchAll(/`([a-z]\w*)/g), ([, name = '']) => name),
   );
   expect(listed.toSorted()).toEqual(commands.map(({ spec }) => spec.name).toSorted());
 });
