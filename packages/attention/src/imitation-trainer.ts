@@ -14,6 +14,7 @@ export interface ImitationSample {
 
 /** How one step is to be taken. */
 export interface ImitationStep {
+  /** Adam's rate in this step. */
   learningRate: number;
   /** Weight of the sparsity term; 0 leaves it out of the loss, but not out of the figures. */
   alpha: number;

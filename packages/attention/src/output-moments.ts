@@ -26,7 +26,11 @@ export class OutputMoments {
     if (before) tf.dispose([before.sum, before.squares]);
   }
 
-  /** @throws D2DMoEError `MOMENTS_EMPTY` where no token was added. */
+  /**
+   * Mean and covariance over all rows so far, in float64; the sums are kept.
+   *
+   * @throws D2DMoEError `MOMENTS_EMPTY` where no token was added.
+   */
   async read(): Promise<Moments> {
     if (!this.#sums || this.#sums.count === 0) {
       throw new D2DMoEError(

@@ -2,7 +2,9 @@ import { D2DMoEError } from '@d2dmoe/core';
 
 /** The projection to be replaced, and how much its replacement may cost. */
 export interface ReplacementWidthOptions {
+  /** Width of the projection's input. */
   dIn: number;
+  /** Width of the projection's output. */
   dOut: number;
   /** Neurons per expert; the width is a multiple of it. */
   expertSize: number;

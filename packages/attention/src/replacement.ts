@@ -14,6 +14,7 @@ export interface TrainableReplacement extends FeedForwardWeights {
   down: tf.Variable<tf.Rank.R2>;
   /** [dOut] */
   downBias: tf.Variable<tf.Rank.R1>;
+  /** The only one that replacements have: it makes their activations sparse. */
   activation: 'relu';
 }
 
@@ -29,6 +30,7 @@ export interface ReplacementSettings {
   hidden: number;
   /** Neurons per expert; divides the hidden width. */
   expertSize: number;
+  /** Draws the rows of neurons beyond the output's width. */
   random: Random;
   /** How far, in standard deviations of its input, a neuron's threshold lies below the mean; default 4. */
   margin?: number;

@@ -379,10 +379,15 @@ export class CudaBackend extends KernelBackend {
 
   // ---- What tfjs asks of a backend --------------------------------------------------------------------------------
 
+  /** Keeps the values on the host; they are uploaded when a kernel first asks for them. */
   override write(values: BackendValues, shape: number[], dtype: DataType): DataId {
     return this.#add(record(dtype, util.sizeFromShape(shape), { values }));
   }
 
+  /**
+   * Takes over a tensor that another backend had, as {@link CudaBackend.write} does; complex values are split into
+   * two parts.
+   */
   override move(
     dataId: DataId,
     values: BackendValues,
@@ -405,6 +410,11 @@ export class CudaBackend extends KernelBackend {
     this.#set(dataId, { ...record(dtype, size, { complexTensorInfos }), refCount });
   }
 
+  /**
+   * The values; the thread is free while the device works. What is in bf16 alone comes as float32.
+   *
+   * @throws D2DMoEError `CUDA_CAPTURE` while a graph is recorded, `CUDA_DEVICE_LOST`, `CUDA_FAILED`
+   */
   override async read(dataId: DataId): Promise<BackendValues> {
     const record = this.#data.get(dataId);
     if (record.complexTensorInfos !== undefined) {
@@ -427,6 +437,11 @@ export class CudaBackend extends KernelBackend {
     return values;
   }
 
+  /**
+   * As {@link CudaBackend.read}, but the thread waits for all work that was enqueued before.
+   *
+   * @throws D2DMoEError as {@link CudaBackend.read}
+   */
   override readSync(dataId: DataId): BackendValues {
     const record = this.#data.get(dataId);
     if (record.complexTensorInfos !== undefined) {
@@ -443,22 +458,31 @@ export class CudaBackend extends KernelBackend {
     return values;
   }
 
+  /** Tensors that are alive, without those that were garbage collected and reclaimed. */
   override numDataIds(): number {
     return this.#data.numDataIds() - this.#reclaimed;
   }
 
+  /** How many tensors share the data; 0 of data that are gone. */
   override refCount(dataId: DataId): number {
     return this.#data.has(dataId) ? this.#data.get(dataId).refCount : 0;
   }
 
+  /** Notes one tensor more that shares the data. */
   override incRef(dataId: DataId): void {
     this.#data.get(dataId).refCount++;
   }
 
+  /** Notes one tensor less; frees nothing. */
   decRef(dataId: DataId): void {
     if (this.#data.has(dataId)) this.#data.get(dataId).refCount--;
   }
 
+  /**
+   * Frees the data, on the device too, once no tensor shares them, or at once with `force`.
+   *
+   * @returns whether they are gone
+   */
   override disposeData(dataId: DataId, force = false): boolean {
     if (!this.#data.has(dataId)) return true;
     const record = this.#data.get(dataId);
@@ -491,6 +515,7 @@ export class CudaBackend extends KernelBackend {
     };
   }
 
+  /** True: events on the stream measure {@link CudaBackend.time}. */
   override timerAvailable(): boolean {
     return true;
   }
@@ -513,10 +538,12 @@ export class CudaBackend extends KernelBackend {
     return { kernelMs, wallMs };
   }
 
+  /** Tensors are float32, whatever form they have on the device. */
   override floatPrecision(): 32 {
     return 32;
   }
 
+  /** What tfjs adds to divisors: 1e-7. */
   override epsilon(): number {
     return 1e-7;
   }

@@ -39,8 +39,11 @@ export type Argument = number | readonly number[];
 
 /** A kernel function: where it is, how its parameters lie, and its handle once a backend has loaded it. */
 export interface Kernel {
+  /** Base name of its .cu file. */
   readonly module: string;
+  /** Name of the function in it. */
   readonly name: string;
+  /** In the order of the arguments. */
   readonly parameters: readonly Parameter[];
   /** Bytes of all parameters, as C lays them out. */
   readonly bytes: number;

@@ -21,6 +21,7 @@ export interface DenseFeedForward {
   down: tf.Tensor2D;
   /** [dOut] */
   downBias: tf.Tensor1D;
+  /** Of the hidden neurons. */
   activation: Activation;
 }
 

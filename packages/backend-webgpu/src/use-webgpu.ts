@@ -6,8 +6,11 @@ import { registerExpertKernels } from './register.js';
 
 /** An adapter, as WebGPU describes it; browsers may leave texts empty. */
 export interface AdapterDescription {
+  /** Who made the GPU, as in `nvidia`, `intel`. */
   vendor: string;
+  /** Its generation, as in `ampere`, `gen-12lp`. */
   architecture: string;
+  /** Its name, as in `NVIDIA H100 80GB HBM3`; browsers rarely give it. */
   description: string;
   /** Whether it is a program on the CPU. */
   isSoftware: boolean;

@@ -14,6 +14,7 @@ export interface BalancedKMeansOptions {
   dimension: number;
   /** Neurons per expert, e; divides h. */
   expertSize: number;
+  /** Draws the neurons that clusters start from, by k-means++. */
   random: Random;
   /** Iterations at most, 30 by default; it ends before as soon as an iteration improves nothing. */
   maxIterations?: number;

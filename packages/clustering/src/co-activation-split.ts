@@ -9,6 +9,7 @@ import { checkFinite, checkLength, expertCount } from './validation.js';
 export interface CoActivationSplitOptions {
   /** The layer's activations over a sample of tokens, [tokens, h]; only positive ones count as active. */
   activations: Float32Array;
+  /** Number of rows of `activations`; at least 1. */
   tokens: number;
   /** Hidden width, h. */
   count: number;
@@ -19,6 +20,7 @@ export interface CoActivationSplitOptions {
    * not depend on how strongly a neuron is active. Default false.
    */
   cosine?: boolean;
+  /** Draws the neurons that clusters start from, by k-means++. */
   random: Random;
   /** Told how far the work is. */
   onProgress?: ProgressCallback;

@@ -8,6 +8,7 @@ export interface RandomSplitOptions {
   count: number;
   /** Neurons per expert, e; divides h. */
   expertSize: number;
+  /** Draws the permutation of the neurons. */
   random: Random;
 }
 

@@ -6,7 +6,9 @@ const marker = Symbol.for('d2dmoe.error');
  * work across duplicate installs of this package, where `instanceof` does not.
  */
 export class D2DMoEError extends Error {
+  /** What {@link D2DMoEError.isInstance} looks for. */
   readonly [marker] = true;
+  /** Stable and upper-case, as in `CONFIG_INVALID`: what programs tell errors apart by. */
   readonly code: string;
 
   /**

@@ -9,8 +9,9 @@ export interface ProgressEvent {
   name: string;
   /** Percent done, 0 to 100. */
   progress?: number;
-  /** Steps done and steps in total. */
+  /** Steps done. */
   step?: number;
+  /** Steps in total. */
   steps?: number;
   /** Figures of the moment by name, e.g. `loss`, `accuracy`. */
   metrics?: Record<string, number>;

@@ -41,6 +41,7 @@ export interface ParametersRead {
 
 /** One converted layer's part in the cost. */
 export interface CostedSite extends ConvertedSiteCost {
+  /** The site's name, as in `layers.0.ffn`. */
   name: string;
   /** Multiply-adds per token of the dense layer that it replaces. */
   dense: number;
@@ -51,6 +52,7 @@ export interface CostedSite extends ConvertedSiteCost {
  * included, plus each executed (token, expert) pair's own cost.
  */
 export class CostModel {
+  /** The model's, which the dense cost follows from. */
   readonly shape: ModelShape;
   /** The layers that have a router, in the model's order. */
   readonly sites: readonly CostedSite[];
@@ -74,6 +76,8 @@ export class CostModel {
   }
 
   /**
+   * Multiply-adds of the samples, dense and as they were executed.
+   *
    * @throws D2DMoEError `EVALUATION_COUNTS` where a converted site has no count, or one that its tokens cannot have
    * made; `EVALUATION_EMPTY` where there is no sample.
    */

@@ -6,7 +6,9 @@ import type { Score } from './score.js';
 
 /** The curve file, version 1. */
 export interface CurveJson {
+  /** Raised when readers of this version would misread the file. */
   format_version: 1;
+  /** What was measured. */
   model: {
     name: string;
     task: Model['task'];
@@ -16,6 +18,7 @@ export interface CurveJson {
       { experts: number; dense_cost: number; expert_cost: number; router_cost: number }
     >;
   };
+  /** What `score` means in every point. */
   score: { name: Score['name']; higher_is_better: boolean };
   /** The model that `cost` is relative to, on the same data. */
   dense: {
@@ -26,6 +29,7 @@ export interface CurveJson {
     multiply_adds: number;
     parameters: number;
   };
+  /** In the order in which they were measured. */
   points: CurveJsonPoint[];
   /** Points that the model was calibrated for, on these data. */
   operating_points?: CurveJsonOperatingPoint[];
@@ -35,6 +39,7 @@ export interface CurveJson {
 export interface CurveJsonOperatingPoint {
   /** `keep-0.99`, `cost-0.6`. */
   name: string;
+  /** What its thresholds gave on these data. */
   point: CurveJsonPoint;
   /** The same budget met by one threshold for all layers, where the point's thresholds differ by layer. */
   global?: CurveJsonPoint;
@@ -42,16 +47,23 @@ export interface CurveJsonOperatingPoint {
 
 /** One point of a curve file; costs are relative to the dense model. */
 export interface CurveJsonPoint {
+  /** The selection rule of all sites, or of each by its name. */
   rule: SelectionRule | Readonly<Record<string, SelectionRule>>;
+  /** The threshold, where one holds for all sites. */
   tau?: number;
+  /** In the unit that {@link CurveJson} says: accuracy in [0, 1], or loss in nats per token. */
   score: number;
   /** Mean cross-entropy in nats. */
   loss: number;
+  /** Multiply-adds in total. */
   cost: number;
+  /** Multiply-adds of the converted layers alone, routers included. */
   converted_cost: number;
+  /** Parameters read per token. */
   parameters_read: number;
   /** By site name: share of its experts executed. */
   executed: Readonly<Record<string, number>>;
+  /** Experts run per token, mean over real tokens and converted sites; a number, not a share. */
   mean_experts_per_token: number;
 }
 
@@ -59,8 +71,11 @@ export interface CurveJsonPoint {
 export interface CurveDescription {
   /** How the model is called, e.g. its folder's name. */
   name: string;
+  /** The converted model; its routers give each site's costs. */
   model: Pick<Model, 'shape' | 'sites' | 'routers' | 'task'>;
+  /** What the points are relative to, on the same data. */
   dense: DenseEvaluation;
+  /** In the order in which the file shall have them. */
   points: readonly CurvePoint[];
 }
 

@@ -48,12 +48,15 @@ export function denseCost(shape: ModelShape, tokens: number): DenseCost {
 export interface MatrixParameters {
   /** Patch projection, 0 for text. */
   embedding: number;
+  /** Query, key, value and output projections of attention. */
   projections: number;
+  /** The FFNs' matrices: two, of a GLU three. */
   feedForward: number;
   /** 0 where there is none. */
   pooler: number;
   /** Classifier or LM head, tied or not. */
   output: number;
+  /** Sum of the others. */
   total: number;
 }
 

@@ -17,7 +17,9 @@ export interface EvaluationOptions {
 
 /** A dense model's score and cost: the reference of a curve. */
 export interface DenseEvaluation {
+  /** Of the model's task: accuracy, or loss. */
   score: Score;
+  /** Number of sequences or images. */
   samples: number;
   /** Real tokens of all samples. */
   tokens: number;
@@ -33,6 +35,7 @@ export interface CurvePoint {
   rule: SelectionRule | Readonly<Record<string, SelectionRule>>;
   /** The threshold, where one threshold holds for all sites. */
   tau?: number;
+  /** Of the model's task: accuracy, or loss. */
   score: Score;
   /** Mean cross-entropy in nats, of classifiers too: it ranks points that accuracy is too coarse to tell apart. */
   loss: number;

@@ -4,6 +4,7 @@ import { matrixParameters } from './dense-cost.js';
 
 /** What was generated. */
 export interface Generated {
+  /** Tokens that were given, run in one pass; at least 1. */
   promptTokens: number;
   /** At least 1; the last one is chosen but not run through the model. */
   newTokens: number;

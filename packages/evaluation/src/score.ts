@@ -6,7 +6,9 @@ import type { Model } from '@d2dmoe/models';
 export interface Score {
   /** `accuracy` of a classifier, in [0, 1]; `loss` of a language model, the mean cross-entropy in nats per token. */
   name: 'accuracy' | 'loss';
+  /** In the unit that `name` says. */
   value: number;
+  /** True of accuracy, false of loss. */
   higherIsBetter: boolean;
 }
 

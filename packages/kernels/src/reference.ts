@@ -6,12 +6,15 @@ import type { Activation, SelectionRule } from './types.js';
  * {@link PackedExperts} as plain float64 arrays, row-major, for the reference implementations.
  */
 export interface ReferenceExperts {
+  /** Width of the rows that the experts take. */
   dIn: number;
+  /** Width of the rows that they give. */
   dOut: number;
   /** Number of experts. */
   experts: number;
   /** Neurons per expert; the hidden width is experts · expertSize. */
   expertSize: number;
+  /** Of the hidden neurons; of the gate where there is one. */
   activation: Activation;
   /** [hidden, dIn] */
   up: Float64Array;

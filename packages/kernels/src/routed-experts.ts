@@ -32,6 +32,7 @@ export const RoutedExperts = 'RoutedExperts';
 export interface PackedRouter {
   /** The backend in whose own layout the tensors are; absent where they are {@link RouterWeights}. */
   backend?: string;
+  /** What the backend's kernel reads, by the names that it reads them by. */
   tensors: Readonly<Record<string, Tensor>>;
   /** Frees the tensors. */
   dispose(): void;

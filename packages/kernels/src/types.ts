@@ -21,6 +21,7 @@ export interface FeedForwardWeights {
   down: Tensor2D;
   /** [dOut], added once, whatever experts run. */
   downBias?: Tensor1D;
+  /** Of the hidden neurons; of the gate where there is one. */
   activation: Activation;
 }
 
@@ -36,13 +37,17 @@ export type ExpertStorage = 'float32' | 'float16' | 'bfloat16' | 'int8';
  * {@link PackedExperts.dispose}.
  */
 export interface PackedExperts {
+  /** Width of the rows that the experts take. */
   dIn: number;
+  /** Width of the rows that they give. */
   dOut: number;
   /** Neurons per expert; divides the hidden width. */
   expertSize: number;
   /** Number of experts, hidden / expertSize. */
   experts: number;
+  /** Of the hidden neurons; of the gate where there is one. */
   activation: Activation;
+  /** In what form the weights are kept; what `packExperts` was asked for. */
   storage: ExpertStorage;
   /** The backend in whose own layout the tensors are; absent where they are neuron-major {@link FeedForwardWeights}. */
   backend?: string;

@@ -82,18 +82,28 @@ export interface ProjectionNames {
 
 /** What an architecture makes of a config.json: everything about a model but its weights. */
 export interface Architecture {
+  /** The config's `model_type`. */
   modelType: ModelType;
+  /** What the head computes. */
   task: Task;
+  /** Widths and counts that costs follow from. */
   shape: ModelShape;
+  /** A classifier's labels, by class. */
   labels?: string[];
+  /** Of the FFNs, for a GLU of its gate. */
   activation: Activation;
   /** The config.json fields that name the activation. */
   activationFields: readonly string[];
   /** Prefix that files of the base model, without its head, leave out of every name. */
   prefix: string;
+  /** All tensors of the weights, those of replaced projections too; not the routers. */
   parameters: readonly ParameterSpec[];
+  /** In the order in which the forward pass runs them. */
   sites: readonly Site[];
+  /** Names of the tensors of a layer's FFN; `layer` counts from 0. */
   feedForward(layer: number): FeedForwardNames;
+  /** Names of the tensors of a layer's projection, as the checkpoint has it. */
   projection(layer: number, role: ProjectionRole): ProjectionNames;
+  /** The pass itself; see {@link Model.forward}. */
   forward(context: ForwardContext, batch: Batch): ForwardResult;
 }

@@ -3,7 +3,9 @@ import * as tf from '@tensorflow/tfjs-core';
 
 /** What a layer's attention reads: keys and values, [B, kvHeads, positions, headDim] each, keys already rotated. */
 export interface KeysAndValues {
+  /** [B, kvHeads, positions, headDim], rotated by position where the model does that. */
   keys: tf.Tensor;
+  /** [B, kvHeads, positions, headDim] */
   values: tf.Tensor;
 }
 

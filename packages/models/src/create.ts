@@ -8,6 +8,7 @@ import { Model, type ModelTensor } from './model.js';
 
 /** A tensor as a checkpoint gives it. */
 export interface StoredTensor {
+  /** Sizes of the axes, outermost first. */
   shape: readonly number[];
   /** Row-major. */
   data: Float32Array;

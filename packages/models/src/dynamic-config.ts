@@ -14,6 +14,7 @@ const formatVersion = 1;
 
 /** The `d2dmoe` object in a converted model's config.json. */
 export interface DynamicConfig {
+  /** A file with another one is refused with `FORMAT_VERSION_UNSUPPORTED`. */
   format_version: 1;
   /** The thresholds to run with unless told otherwise, in [0, 1]. */
   tau: Thresholds;

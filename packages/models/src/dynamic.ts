@@ -37,7 +37,9 @@ export interface DynamicOptions {
 
 /** A `substitute` for ForwardOptions; `dispose` frees what it has packed itself. */
 export interface DynamicSubstitute {
+  /** The site's output [N, dOut] by its selected experts; undefined where it has no router and stays dense. */
   (site: Site, x: tf.Tensor2D): tf.Tensor2D | undefined;
+  /** Frees what this substitute has packed, not what {@link packModel} has. */
   dispose(): void;
 }
 

@@ -27,13 +27,17 @@ export interface ModelTensor {
  * {@link Model.dispose}.
  */
 export class Model {
+  /** The config's `model_type`. */
   readonly modelType: ModelType;
+  /** What its outputs are: a text's or an image's class, or the next token. */
   readonly task: Task;
   /** The config.json object as it was read, fields that this package does not know included. */
   readonly config: Record<string, unknown>;
+  /** Widths and counts that costs follow from. */
   readonly shape: ModelShape;
   /** The weights by their names in the checkpoint, oriented as they are there. */
   readonly params: Map<string, tf.Variable>;
+  /** What can be converted, in the order in which the forward pass runs it. */
   readonly sites: readonly Site[];
   /** A classifier's labels, by class. */
   readonly labels?: string[];

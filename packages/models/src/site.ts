@@ -11,11 +11,15 @@ export type ProjectionRole = 'q' | 'k' | 'v' | 'o';
 export interface Site {
   /** `layers.0.ffn`, `layers.0.attention.q`; unique within a model. */
   name: string;
+  /** An FFN, or an attention projection, also one that was replaced by two layers. */
   kind: 'feedForward' | 'projection';
+  /** `ffn`, or which projection of its layer. */
   role: 'ffn' | ProjectionRole;
   /** The transformer layer, from 0. */
   layer: number;
+  /** Width of its input. */
   dIn: number;
+  /** Width of its output. */
   dOut: number;
   /** Hidden width of an FFN or of a projection that was replaced by two layers; 0 for one that is its one matrix. */
   hidden: number;
@@ -66,11 +70,15 @@ export interface ForwardOptions {
 
 /** The widths of a transformer's layers. */
 export interface SiteWidths {
+  /** Width of the hidden states between layers. */
   dModel: number;
+  /** Number of transformer layers. */
   layers: number;
+  /** Query heads of a layer. */
   heads: number;
   /** Key/value heads; fewer than `heads` in grouped-query attention. */
   kvHeads: number;
+  /** Width of one head. */
   headDim: number;
   /** Hidden width of each FFN. */
   hidden: number;

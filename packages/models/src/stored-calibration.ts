@@ -6,7 +6,9 @@ export type Thresholds = number | Readonly<Record<string, number>>;
 
 /** Thresholds and what they gave on the calibration data. */
 export interface StoredPoint {
+  /** One threshold for all sites, or one for each by its name. */
   tau: Thresholds;
+  /** On the calibration data, in the unit that {@link StoredCalibration} says. */
   score: number;
   /** Total cost relative to the dense model. */
   cost: number;

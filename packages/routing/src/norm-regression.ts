@@ -24,6 +24,7 @@ export function normRegressionLoss(
 
 /** A router's loss on a batch, and its derivatives in the router's weights. */
 export interface RouterGradients {
+  /** The mean squared error over tokens and experts. */
   loss: tf.Scalar;
   /** [width, dIn] */
   hidden: tf.Tensor2D;

@@ -18,6 +18,7 @@ export interface RouterSettings {
   width: number;
   /** Number of experts of the layer. */
   experts: number;
+  /** Draws the weights. */
   random: Random;
 }
 

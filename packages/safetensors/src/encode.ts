@@ -42,13 +42,17 @@ const OWN_ARRAY = {
 
 /** What the header says of a tensor that is to be written. */
 export interface TensorDescription {
+  /** Unique within the file; well-formed UTF-16, and not `__metadata__`. */
   name: string;
+  /** How the elements are stored. */
   dtype: Dtype;
+  /** Sizes of the axes, outermost first; `[]` for a scalar. */
   shape: readonly number[];
 }
 
 /** A tensor that is to be written. */
 export interface TensorEntry extends TensorDescription {
+  /** As many elements as `shape` says. */
   data: TensorData;
 }
 

@@ -15,7 +15,9 @@ export const METADATA_KEY = '__metadata__';
 
 /** Where a tensor is and what it is. */
 export interface TensorInfo {
+  /** Unique within its file. */
   name: string;
+  /** How the elements are stored. */
   dtype: Dtype;
   /** Sizes of the axes, outermost first; `[]` for a scalar. */
   shape: readonly number[];

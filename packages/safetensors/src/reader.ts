@@ -37,7 +37,9 @@ export interface TensorReader {
 
 /** One safetensors file. */
 export class SafetensorsFile implements TensorReader {
+  /** The header's `__metadata__`; empty where there is none. */
   readonly metadata: Readonly<Record<string, string>>;
+  /** By name; none has been read. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   readonly #source: ByteSource;
 
@@ -48,19 +50,23 @@ export class SafetensorsFile implements TensorReader {
     this.tensors = header.tensors;
   }
 
+  /** The tensor's bytes, see {@link TensorReader.read}. */
   async read(name: string): Promise<Uint8Array> {
     const { begin, end } = this.#info(name);
     return readRange(this.#source, begin, end, `tensor ${quote(name)}`);
   }
 
+  /** Its values in float32, see {@link TensorReader.readFloat32}. */
   async readFloat32(name: string): Promise<Float32Array> {
     return toFloat32(await this.read(name), this.#info(name).dtype, this.#describe(name));
   }
 
+  /** Its values in int32, see {@link TensorReader.readInt32}. */
   async readInt32(name: string): Promise<Int32Array> {
     return toInt32(await this.read(name), this.#info(name).dtype, this.#describe(name));
   }
 
+  /** Closes the source; nothing can be read afterwards. */
   async close(): Promise<void> {
     await this.#source.close?.();
   }

@@ -9,6 +9,7 @@ import { isJsonObject } from './strict-json.js';
 export class ShardedSafetensors implements TensorReader {
   /** The shards' metadata in one; where they disagree, the later shard's. */
   readonly metadata: Readonly<Record<string, string>>;
+  /** Those of all shards by name; `file` says in which one each is. */
   readonly tensors: ReadonlyMap<string, TensorInfo>;
   readonly #name: string;
   readonly #shards: SafetensorsFile[];
@@ -37,18 +38,22 @@ export class ShardedSafetensors implements TensorReader {
     );
   }
 
+  /** The tensor's bytes, see {@link TensorReader.read}. */
   async read(name: string): Promise<Uint8Array> {
     return this.#shard(name).read(name);
   }
 
+  /** Its values in float32, see {@link TensorReader.readFloat32}. */
   async readFloat32(name: string): Promise<Float32Array> {
     return this.#shard(name).readFloat32(name);
   }
 
+  /** Its values in int32, see {@link TensorReader.readInt32}. */
   async readInt32(name: string): Promise<Int32Array> {
     return this.#shard(name).readInt32(name);
   }
 
+  /** Closes all shards; nothing can be read afterwards. */
   async close(): Promise<void> {
     await Promise.all(this.#shards.map((shard) => shard.close()));
   }

@@ -3,6 +3,7 @@ import { writeAtomically } from './write-atomic.js';
 
 /** A tensor that is to be written, with its data or a function that makes them when their turn comes. */
 export interface LazyTensorEntry extends TensorDescription {
+  /** As {@link TensorEntry} has them; a function is called once, when the tensor is written. */
   data: TensorData | (() => TensorData | Promise<TensorData>);
 }
 

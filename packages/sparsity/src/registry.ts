@@ -6,7 +6,9 @@ import { squareHoyer } from './square-hoyer.js';
 
 /** A regularizer and what it is taken on: the neurons' activations (a GLU's act(gate·x)), or what enters act. */
 export interface RegularizerEntry {
+  /** What `term` takes. */
   on: 'activation' | 'preActivation';
+  /** The term of the loss, before it is weighted. */
   term: Regularizer;
 }
 

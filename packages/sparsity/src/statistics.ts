@@ -41,7 +41,11 @@ export class SparsityStatistics {
     previous?.dispose();
   }
 
-  /** @throws D2DMoEError `STATISTICS_EMPTY` where no token has been counted. */
+  /**
+   * The shares over all tokens so far; the sums are kept.
+   *
+   * @throws D2DMoEError `STATISTICS_EMPTY` where no token has been counted.
+   */
   async result(): Promise<ActivationStatistics> {
     const [tokens = 0, ...sums] = this.#totals ? await this.#totals.data() : [];
     if (tokens === 0) {

@@ -3,8 +3,11 @@ import type { CudaBackend } from '../backend.js';
 
 /** What a kernel gets: tensors by name, attributes by name, and the backend that owns the tensors. */
 export interface KernelCall<Inputs, Attrs> {
+  /** Tensors by the names of the tfjs kernel. */
   inputs: Inputs;
+  /** Attributes by the names of the tfjs kernel. */
   attrs: Attrs;
+  /** Owner of the tensors, which launches and allocates. */
   backend: CudaBackend;
 }
 

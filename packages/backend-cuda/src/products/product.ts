@@ -19,8 +19,11 @@ export interface Product {
   out: number;
   /** Number of products; default 1. */
   batch?: number;
+  /** Rows of a result. */
   m: number;
+  /** Columns of a result. */
   n: number;
+  /** Columns of op(a) and rows of op(b), which are summed over. */
   k: number;
   /** Default false. */
   transposeA?: boolean;

@@ -19,6 +19,7 @@ export interface BaselinePoint extends MeasuredPoint {
 
 /** A method that the conversion is compared with, and its cost–quality curve. */
 export interface BaselineCurve {
+  /** What it is called in options and file names. */
   name: BaselineName;
   /** Its name in a figure's legend. */
   label: string;

@@ -4,6 +4,7 @@ import { eachBatch, type EvaluationBatch, tokenMask } from '../run-batches.js';
 
 /** How a baseline's own networks are trained. The model is frozen; it runs densely. */
 export interface TrainingOptions {
+  /** Neither changed nor disposed. */
   model: Model;
   /** The training batch of a step, from 0; its tensors are disposed once the step is done. */
   train: (step: number) => EvaluationBatch | Promise<EvaluationBatch>;

@@ -8,7 +8,9 @@ export type BudgetTarget = { cost: number } | { keep: number };
 
 /** Thresholds with what they gave on the calibration data. */
 export interface MeasuredThresholds {
+  /** One for all sites, or one for each by its name. */
   thresholds: Thresholds;
+  /** Of the model's task: accuracy, or loss. */
   score: Score;
   /** Mean cross-entropy in nats, of classifiers too. */
   loss: number;

@@ -77,6 +77,7 @@ export function executedPerRow(selection: tf.Tensor2D): tf.Tensor1D {
 
 /** What a histogram of executed experts says in few numbers; quantiles are counts that occur. */
 export interface ExecutedSummary {
+  /** Experts per token, mean over tokens. */
   mean: number;
   /** Standard deviation over tokens. */
   deviation: number;

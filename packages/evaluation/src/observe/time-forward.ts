@@ -28,9 +28,11 @@ export interface TimeForwardOptions {
 
 /** Wall-clock time of a forward pass in milliseconds. */
 export interface Timing {
+  /** The middle run; of an even number, the mean of the two in the middle. */
   median: number;
-  /** Fastest and slowest run. */
+  /** The fastest run. */
   least: number;
+  /** The slowest run. */
   greatest: number;
 }
 

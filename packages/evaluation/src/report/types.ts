@@ -31,6 +31,7 @@ export interface ReportData {
   images?: readonly ImageSample[];
   /** Texts and where the model spent its experts on them, at the headline's operating point. */
   texts?: readonly TextSample[];
+  /** How long forward passes take, dense and converted. */
   wallClock?: WallClock;
   /** How the model came about, stage by stage, and how it was evaluated. */
   settings: readonly ReportSettings[];
@@ -55,6 +56,7 @@ export interface ReportCurve {
   isBound?: boolean;
   /** What each point's `value` sets, e.g. `target sparsity`. */
   knob?: string;
+  /** Measured on the report's data. */
   points: readonly ReportPoint[];
 }
 
@@ -64,6 +66,7 @@ export interface OperatingPoint {
   name: string;
   /** Completes "its threshold was …": `chosen on the validation split to keep 99 % of the accuracy`. */
   chosen: string;
+  /** Score and cost on the test data. */
   point: ReportPoint;
 }
 
@@ -71,14 +74,19 @@ export interface OperatingPoint {
 export interface ThresholdGain {
   /** `99 % of the accuracy`, `0.6 of the cost`. */
   budget: string;
+  /** One threshold for all layers. */
   global: ReportPoint;
+  /** A threshold for each layer. */
   perLayer: ReportPoint;
 }
 
 /** Shares of a site's activations that do nothing or little, before the sparsifying fine-tuning and after it. */
 export interface ActivationSparsity {
+  /** The name of the site, as in `layers.0.ffn`. */
   site: string;
+  /** Of the dense model. */
   before: SparsityShares;
+  /** Of the model that was fine-tuned for sparsity. */
   after: SparsityShares;
 }
 
@@ -94,23 +102,27 @@ export interface SparsityShares {
 export interface ImageSample {
   /** The picture as a `data:` URL. */
   image: string;
-  /** Patches of a row and of a column. */
+  /** Patches of a row. */
   columns: number;
+  /** Patches of a column. */
   rows: number;
   /** Share of experts executed by each patch, row by row. */
   executed: readonly number[];
-  /** The true class's name and the model's answer. */
+  /** The true class's name. */
   label: string;
+  /** The name of the class that the model gave. */
   predicted: string;
 }
 
 /** One text and its experts. */
 export interface TextSample {
+  /** The text's tokens as they read, in order. */
   tokens: readonly string[];
   /** Share of experts executed by each token. */
   executed: readonly number[];
-  /** The true class's name and the model's answer, of a classifier. */
+  /** The true class's name; a classifier's only. */
   label?: string;
+  /** The name of the class that a classifier gave. */
   predicted?: string;
 }
 
@@ -120,7 +132,9 @@ export interface WallClock {
   device: string;
   /** What one pass runs: `64 samples, 1,472 tokens`. */
   batch: string;
+  /** Passes of the dense model. */
   dense: Timing;
+  /** Passes of the converted model, at one threshold each. */
   converted: readonly {
     /** `τ = 0.2` */
     label: string;
@@ -132,8 +146,12 @@ export interface WallClock {
 
 /** What one stage was told. */
 export interface ReportSettings {
+  /** Its name, as in `sparsify`. */
   stage: string;
+  /** Of its random numbers; absent where it draws none. */
   seed?: number;
+  /** How long it took. */
   seconds?: number;
+  /** Values by the option's name. */
   settings: Readonly<Record<string, unknown>>;
 }

@@ -4,6 +4,7 @@ import { hasKernel, runKernel } from '../dispatch.js';
 
 /** Settings of {@link Adam}; the defaults are those of PyTorch's AdamW but for weight decay. */
 export interface AdamOptions {
+  /** Of steps that name none of their own; default 1e-3. */
   learningRate?: number;
   /** Default 0.9. */
   beta1?: number;
@@ -142,6 +143,7 @@ export class Adam {
     });
   }
 
+  /** Frees the moments; the parameters stay the caller's. */
   dispose(): void {
     for (const { first, second } of this.#moments.values()) tf.dispose([first, second]);
     this.#moments.clear();

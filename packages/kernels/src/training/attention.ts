@@ -23,7 +23,9 @@ export interface AttentionMaskOptions {
   queries: number;
   /** Positions that are seen; the queries are the last of them. */
   keys: number;
+  /** Width of one head. */
   headDim: number;
+  /** Whether a position sees itself and earlier ones only. */
   causal: boolean;
   /** [B, keys] of ones and zeros, zeros for padding. */
   padding?: tf.Tensor2D | undefined;
@@ -31,12 +33,15 @@ export interface AttentionMaskOptions {
 
 /** Sizes and options of {@link attention}. */
 export interface AttentionOptions {
+  /** Number of sequences. */
   batch: number;
+  /** Query heads. */
   heads: number;
   /** Key/value heads; divides `heads`, and each is shared by as many of them as follow each other. */
   kvHeads: number;
   /** Factor of the scores. */
   scale: number;
+  /** By default every position sees all. */
   mask?: AttentionMask | undefined;
 }
 

@@ -1,14 +1,20 @@
 /** Sizes and masks of {@link referenceAttention}; `queries` are the last of `keys` positions. */
 export interface ReferenceAttentionOptions {
+  /** Number of sequences. */
   batch: number;
+  /** Positions that ask. */
   queries: number;
+  /** Positions that are seen. */
   keys: number;
+  /** Query heads. */
   heads: number;
   /** Divides `heads`; each is shared by as many of them as follow each other. */
   kvHeads: number;
+  /** Width of one head. */
   headDim: number;
   /** Factor of the scores. */
   scale: number;
+  /** Whether a position sees itself and earlier ones only. */
   causal: boolean;
   /** [batch, keys] of ones and zeros, zeros for padding. */
   padding?: ArrayLike<number>;
@@ -16,8 +22,11 @@ export interface ReferenceAttentionOptions {
 
 /** Queries [batch·queries, heads·headDim], keys and values [batch·keys, kvHeads·headDim]. */
 export interface ReferenceProjections {
+  /** [batch·queries, heads·headDim] */
   q: Float64Array;
+  /** [batch·keys, kvHeads·headDim] */
   k: Float64Array;
+  /** [batch·keys, kvHeads·headDim] */
   v: Float64Array;
 }
 

@@ -3,6 +3,7 @@ import { hasKernel, runKernel } from '../dispatch.js';
 
 /** Cosines and sines of a rotary position embedding, [T, headDim] each. */
 export interface Rotary {
+  /** Each half of a row holds the same cosines. */
   cos: tf.Tensor2D;
   /** Negated in the first half of each row, so that a rotation is one exchange of halves and two products. */
   sin: tf.Tensor2D;
