@@ -13,14 +13,8 @@ import { bindingBytesOf } from './limits.js';
 import { checkAlive } from './lost.js';
 import { bufferOf, type OpenBackend, openBackend } from './open-backend.js';
 
-interface Weights {
-  up: TensorInfo;
-  gate?: TensorInfo;
-  down: TensorInfo;
-  upBias?: TensorInfo;
-  gateBias?: TensorInfo;
-  downBias?: TensorInfo;
-}
+type Weights = Record<'up' | 'down', TensorInfo> &
+  Partial<Record<'gate' | 'upBias' | 'gateBias' | 'downBias', TensorInfo>>;
 
 const MOST_PACK_GROUPS = 4096;
 

@@ -2,7 +2,7 @@ import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
 import { withScratch } from '../kernels/run.js';
 import { type Kernel, kernel } from '../launch.js';
-import { ACTIVATIONS, type ExpertsCall, WEIGHT_BYTES } from './call.js';
+import type { ExpertsCall } from './call.js';
 import {
   DOZENS_ROWS,
   DOZENS_THREADS,
@@ -11,6 +11,14 @@ import {
   planDozens,
   upTo,
 } from './dozens-plan.js';
+import {
+  byForm,
+  formOf,
+  inLaunches,
+  inputArguments,
+  type LaunchRows,
+  shapeArguments,
+} from './launch-rows.js';
 
 const dozensKernel = (name: string): Kernel =>
   kernel(
@@ -28,13 +36,7 @@ const all = (name: string) => ({
   gated: forRows(`up_gated_${name}`),
   down: forRows(`down_${name}`),
 });
-const kernels = {
-  float16: all('f16'),
-  bfloat16: all('bf16'),
-  tf32: all('tf32'),
-  float32: all('f32'),
-  int8: all('int8'),
-};
+const kernels = byForm(all);
 
 function planOf(backend: CudaBackend, call: ExpertsCall): DozensPlan {
   const { multiprocessors, isEmulated } = backend.device;
@@ -61,42 +63,13 @@ export function dozensFits(backend: CudaBackend, call: ExpertsCall): boolean {
  * @returns [N, dOut], in bf16 where the backend's precision is.
  */
 export function dozensRows(backend: CudaBackend, call: ExpertsCall): TensorInfo {
-  const { rows, dIn, dOut, experts, storage } = call;
-  const isOut16 = backend.precision === 'bf16';
-  const shape = [rows, dOut];
-  const out = isOut16 ? backend.output16(shape) : backend.output(shape, 'float32');
-  const isX16 = backend.has16(call.x) && (storage === 'bfloat16' || backend.isOnly16(call.x));
-  const x = isX16 ? backend.pointer16(call.x) : backend.pointer(call.x);
-  const selection = backend.pointer(call.selection);
-  for (let first = 0; first < rows; first += DOZENS_ROWS) {
-    launch(
-      backend,
-      { ...call, rows: Math.min(DOZENS_ROWS, rows - first) },
-      {
-        x: x + first * dIn * (isX16 ? 2 : 4),
-        isX16,
-        selection: selection + first * experts,
-        out: out.pointer + first * dOut * (isOut16 ? 2 : 4),
-        isOut16,
-      },
-    );
-  }
-  return out;
+  return inLaunches(backend, call, DOZENS_ROWS, (part, at) => launch(backend, part, at));
 }
 
-interface Rows {
-  x: number;
-  isX16: boolean;
-  selection: number;
-  out: number;
-  isOut16: boolean;
-}
-
-function launch(backend: CudaBackend, call: ExpertsCall, at: Rows): void {
-  const { storage, gate } = call;
+function launch(backend: CudaBackend, call: ExpertsCall, at: LaunchRows): void {
+  const { gate } = call;
   const plan = planOf(backend, call);
-  const exact = storage === 'float32' && backend.precision !== 'float32' ? 'tf32' : storage;
-  const { [gate === 0 ? 'plain' : 'gated']: up, down } = kernels[exact];
+  const { [gate === 0 ? 'plain' : 'gated']: up, down } = kernels[formOf(backend, call)];
   const counterBytes = upTo(256, plan.down.clusters * 4);
   withScratch(backend, counterBytes + plan.partialBytes + plan.hiddenBytes, (counters) => {
     const partials = counters + counterBytes;
@@ -107,27 +80,12 @@ function launch(backend: CudaBackend, call: ExpertsCall, at: Rows): void {
         blocks,
         DOZENS_THREADS,
         [
-          at.x,
-          at.selection,
-          call.up,
-          gate,
-          call.down,
-          call.upBias,
-          gate === 0 ? 0 : call.gateBias,
-          call.downBias,
-          WEIGHT_BYTES[storage] === 1 ? call.scales : 0,
+          ...inputArguments(call, at),
           at.out,
           hidden,
           partials,
           counters,
-          call.rows,
-          call.dIn,
-          call.dOut,
-          call.experts,
-          call.expertSize,
-          ACTIVATIONS.indexOf(call.activation),
-          at.isX16 ? 1 : 0,
-          at.isOut16 ? 1 : 0,
+          ...shapeArguments(call, at),
           plan.skip ? 1 : 0,
           cut.capacity,
           cut.across,

@@ -1,13 +1,14 @@
 import type { CudaBackend } from '../backend.js';
 import { withScratch } from '../kernels/run.js';
 import { type Kernel, kernel } from '../launch.js';
-import { ACTIVATIONS, type ExpertsCall, WEIGHT_BYTES } from './call.js';
+import type { ExpertsCall } from './call.js';
 import {
   type FewHopperPlan,
   HOPPER_ROWS,
   HOPPER_THREADS,
   planFewHopper,
 } from './few-hopper-plan.js';
+import { byForm, formOf, inputArguments, type LaunchRows, shapeArguments } from './launch-rows.js';
 import { RULES, type SelectionRule } from './select.js';
 
 /** Stages of a launch, as experts-few.sm90a.cu numbers them. */
@@ -27,13 +28,7 @@ const both = (name: string) => ({
   one: { plain: hopperKernel(`one_plain_${name}`), gated: hopperKernel(`one_gated_${name}`) },
   three: { plain: hopperKernel(`three_plain_${name}`), gated: hopperKernel(`three_gated_${name}`) },
 });
-const kernels = {
-  float16: both('f16'),
-  bfloat16: both('bf16'),
-  tf32: both('tf32'),
-  float32: both('f32'),
-  int8: both('int8'),
-};
+const kernels = byForm(both);
 
 /** A router whose weights are packed beside its experts. */
 export interface PackedRouter {
@@ -43,15 +38,6 @@ export interface PackedRouter {
   readonly output: number;
   readonly width: number;
   readonly rule: SelectionRule;
-}
-
-/** Where the rows of a launch are. */
-export interface FewRows {
-  readonly x: number;
-  readonly isX16: boolean;
-  readonly selection: number;
-  readonly out: number;
-  readonly isOut16: boolean;
 }
 
 function planOf({ device }: CudaBackend, call: ExpertsCall, routerWidth: number): FewHopperPlan {
@@ -76,13 +62,12 @@ export function launchFewHopper(
   backend: CudaBackend,
   call: ExpertsCall,
   router: PackedRouter | undefined,
-  at: FewRows,
+  at: LaunchRows,
 ): void {
-  const { rows, storage, gate } = call;
+  const { rows, gate } = call;
   const plan = planOf(backend, call, router?.width ?? 0);
-  const exact = storage === 'float32' && backend.precision !== 'float32' ? 'tf32' : storage;
   const { [gate === 0 ? 'plain' : 'gated']: function_ } =
-    kernels[exact][rows === 1 ? 'one' : 'three'];
+    kernels[formOf(backend, call)][rows === 1 ? 'one' : 'three'];
   const route = router ? ROUTE : 0;
   // Where blocks run one after the other they cannot wait for each other.
   const launches = backend.device.isEmulated
@@ -95,28 +80,13 @@ export function launchFewHopper(
         plan.blocks,
         HOPPER_THREADS,
         [
-          at.x,
-          at.selection,
-          call.up,
-          gate,
-          call.down,
-          call.upBias,
-          gate === 0 ? 0 : call.gateBias,
-          call.downBias,
-          WEIGHT_BYTES[storage] === 1 ? call.scales : 0,
+          ...inputArguments(call, at),
           router?.hidden ?? 0,
           router?.output ?? 0,
           at.out,
           partials,
           partials + plan.partialBytes,
-          rows,
-          call.dIn,
-          call.dOut,
-          call.experts,
-          call.expertSize,
-          ACTIVATIONS.indexOf(call.activation),
-          at.isX16 ? 1 : 0,
-          at.isOut16 ? 1 : 0,
+          ...shapeArguments(call, at),
           router?.width ?? 0,
           router ? RULES[router.rule.rule] : 0,
           router?.rule.value ?? 0,

@@ -13,14 +13,8 @@ const kernels: Record<Storage, ReturnType<typeof packKernel>> = {
   int8: packKernel('int8'),
 };
 
-interface Weights {
-  up: TensorInfo;
-  gate?: TensorInfo;
-  down: TensorInfo;
-  upBias?: TensorInfo;
-  gateBias?: TensorInfo;
-  downBias?: TensorInfo;
-}
+type Weights = Record<'up' | 'down', TensorInfo> &
+  Partial<Record<'gate' | 'upBias' | 'gateBias' | 'downBias', TensorInfo>>;
 
 /** Where the vectors begin, in numbers, in the one tensor that holds them all. */
 export function vectorOffsets(hidden: number) {
