@@ -2,16 +2,8 @@ import { activate, linear } from '@d2dmoe/kernels';
 import type { Model, Site } from '@d2dmoe/models';
 import * as tf from '@tensorflow/tfjs-core';
 import type { BaselineCurve } from './baseline.js';
-import {
-  exceeding,
-  feedForwardSites,
-  type MagnitudeBaselineOptions,
-  sortedMagnitudes,
-  targetSparsities,
-  thresholdFor,
-} from './magnitudes.js';
-import { measureSites, type PartialSite } from './measure-sites.js';
-import { sweepValues } from './sweep-values.js';
+import { exceeding, magnitudeCurve, type MagnitudeBaselineOptions } from './magnitudes.js';
+import type { PartialSite } from './measure-sites.js';
 
 /**
  * Contextual thresholding as in CATS (Lee et al. 2024, arXiv 2404.08763), without its fine-tuning: of each FFN the
@@ -29,28 +21,17 @@ export async function catsBaseline(
   options: MagnitudeBaselineOptions,
   name: 'cats' | 'catsDense' = 'cats',
 ): Promise<BaselineCurve> {
-  const { model, batches, values = targetSparsities, onProgress, signal } = options;
-  const sorted = await sortedMagnitudes(options, (site, { activation }) => ({
-    [site.name]: activation,
-  }));
-  const thresholds: Record<string, number>[] = [];
-  const points = await sweepValues(name, values, onProgress, (sparsity, onBatch) => {
-    const bySite = Object.fromEntries(
-      Array.from(sorted, ([site, magnitudes]) => [site, thresholdFor(magnitudes, sparsity)]),
-    );
-    thresholds.push(bySite);
-    const sites = feedForwardSites(model).map((site) =>
-      catsSite(model, site, bySite[site.name] as number),
-    );
-    return measureSites(model, batches(), sites, { onBatch, signal });
-  });
-  return {
+  const { model } = options;
+  const curve = await magnitudeCurve(
     name,
+    options,
+    (site, { activation }) => ({ [site.name]: activation }),
+    (site, thresholds) => catsSite(model, site, thresholds[site.name] as number),
+  );
+  return {
+    ...curve,
     label: name === 'cats' ? 'CATS' : 'CATS, original model',
     description: `Neurons whose activation falls below a threshold of their layer are skipped (Lee et al. 2024), on the ${name === 'cats' ? 'sparsified' : 'original dense'} model.`,
-    knob: 'target sparsity',
-    points,
-    settings: { thresholds },
   };
 }
 

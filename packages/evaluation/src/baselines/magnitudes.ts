@@ -2,7 +2,9 @@ import { D2DMoEError } from '@d2dmoe/core';
 import type { Model, Site, SiteValues } from '@d2dmoe/models';
 import * as tf from '@tensorflow/tfjs-core';
 import { eachBatch, type EvaluationBatch, type EvaluationBatches } from '../run-batches.js';
-import type { BaselineOptions } from './baseline.js';
+import type { BaselineCurve, BaselineName, BaselineOptions } from './baseline.js';
+import { measureSites, type PartialSite } from './measure-sites.js';
+import { sweepValues } from './sweep-values.js';
 import { realRows } from './training.js';
 
 /** Options of the baselines that skip what is small. */
@@ -14,18 +16,50 @@ export interface MagnitudeBaselineOptions extends BaselineOptions {
 }
 
 /** Target sparsities: the share of values that fall below the threshold on the calibration data. */
-export const targetSparsities: readonly number[] = [
-  0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95,
-];
+const targetSparsities: readonly number[] = [0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95];
 
 /** Tokens whose values are kept; each has as many values as a layer is wide, which pin its quantiles down. */
 const calibrationTokens = 2048;
 /** At most this many of them from one batch, evenly spaced: a batch may hold texts of one length. */
 const tokensPerBatch = 256;
 
-/** The FFNs of a model. */
-export function feedForwardSites({ sites }: Pick<Model, 'sites'>): Site[] {
-  return sites.filter(({ kind }) => kind === 'feedForward');
+/** The values of a site that have a threshold each, by its name. */
+type PickValues = (
+  site: Site,
+  values: SiteValues,
+) => Readonly<Record<string, tf.Tensor2D | undefined>>;
+
+/** Thresholds by name. */
+export type Thresholds = Readonly<Record<string, number>>;
+
+/**
+ * A curve over target sparsities: thresholds are the quantiles of the picked values' magnitudes on the calibration
+ * data.
+ *
+ * @param partial How a site runs under thresholds.
+ * @throws D2DMoEError `EVALUATION_SPARSITY` for a target outside [0, 1]; `EVALUATION_EMPTY` and `EVALUATION_LABELS` as
+ * `evaluateDense`.
+ */
+export async function magnitudeCurve(
+  name: BaselineName,
+  options: MagnitudeBaselineOptions,
+  pick: PickValues,
+  partial: (site: Site, thresholds: Thresholds) => PartialSite,
+): Promise<Omit<BaselineCurve, 'label' | 'description'>> {
+  const { model, batches, values = targetSparsities, onProgress, signal } = options;
+  const sorted = await sortedMagnitudes(options, pick);
+  const thresholds: Thresholds[] = [];
+  const points = await sweepValues(name, values, onProgress, (sparsity, onBatch) => {
+    const found = Object.fromEntries(
+      Array.from(sorted, ([value, magnitudes]) => [value, thresholdFor(magnitudes, sparsity)]),
+    );
+    thresholds.push(found);
+    const sites = model.sites
+      .filter(({ kind }) => kind === 'feedForward')
+      .map((site) => partial(site, found));
+    return measureSites(model, batches(), sites, { onBatch, signal });
+  });
+  return { name, knob: 'target sparsity', points, settings: { thresholds } };
 }
 
 /**
@@ -35,9 +69,9 @@ export function feedForwardSites({ sites }: Pick<Model, 'sites'>): Site[] {
  * @param pick The values of a site by the names under which they come back.
  * @throws D2DMoEError `EVALUATION_EMPTY` where the data hold no token.
  */
-export async function sortedMagnitudes(
+async function sortedMagnitudes(
   { model, calibration, signal }: MagnitudeBaselineOptions,
-  pick: (site: Site, values: SiteValues) => Readonly<Record<string, tf.Tensor2D | undefined>>,
+  pick: PickValues,
 ): Promise<Map<string, Float32Array>> {
   const parts = new Map<string, Float32Array[]>();
   let left = calibrationTokens;
@@ -60,7 +94,7 @@ async function magnitudes(
   model: Model,
   { batch }: EvaluationBatch,
   rows: Int32Array,
-  pick: (site: Site, values: SiteValues) => Readonly<Record<string, tf.Tensor2D | undefined>>,
+  pick: PickValues,
 ): Promise<[string, Float32Array][]> {
   const picked: [string, tf.Tensor2D][] = [];
   tf.tidy(() => {

@@ -3,14 +3,11 @@ import type { Model, Site } from '@d2dmoe/models';
 import type { BaselineCurve } from './baseline.js';
 import {
   exceeding,
-  feedForwardSites,
+  magnitudeCurve,
   type MagnitudeBaselineOptions,
-  sortedMagnitudes,
-  targetSparsities,
-  thresholdFor,
+  type Thresholds,
 } from './magnitudes.js';
-import { measureSites, type PartialSite } from './measure-sites.js';
-import { sweepValues } from './sweep-values.js';
+import type { PartialSite } from './measure-sites.js';
 
 /**
  * Input sparsity as in TEAL (Liu et al. 2025, arXiv 2408.14690): what an FFN's matrices are multiplied with is set to
@@ -26,38 +23,24 @@ export async function tealBaseline(
   options: MagnitudeBaselineOptions,
   name: 'teal' | 'tealDense' = 'teal',
 ): Promise<BaselineCurve> {
-  const { model, batches, values = targetSparsities, onProgress, signal } = options;
-  const sorted = await sortedMagnitudes(options, (site, { input, hidden }) => ({
-    [inputOf(site)]: input,
-    [hiddenOf(site)]: hidden,
-  }));
-  const thresholds: Record<string, number>[] = [];
-  const points = await sweepValues(name, values, onProgress, (sparsity, onBatch) => {
-    const byInput = Object.fromEntries(
-      Array.from(sorted, ([input, magnitudes]) => [input, thresholdFor(magnitudes, sparsity)]),
-    );
-    thresholds.push(byInput);
-    const sites = feedForwardSites(model).map((site) => tealSite(model, site, byInput));
-    return measureSites(model, batches(), sites, { onBatch, signal });
-  });
-  return {
+  const { model } = options;
+  const curve = await magnitudeCurve(
     name,
+    options,
+    (site, { input, hidden }) => ({ [inputOf(site)]: input, [hiddenOf(site)]: hidden }),
+    (site, thresholds) => tealSite(model, site, thresholds),
+  );
+  return {
+    ...curve,
     label: name === 'teal' ? 'TEAL' : 'TEAL, original model',
     description: `Inputs of the FFNs’ matrices below a threshold are skipped (Liu et al. 2025), on the ${name === 'teal' ? 'sparsified' : 'original dense'} model.`,
-    knob: 'target sparsity',
-    points,
-    settings: { thresholds },
   };
 }
 
 const inputOf = ({ name }: Site) => `${name}.input`;
 const hiddenOf = ({ name }: Site) => `${name}.hidden`;
 
-function tealSite(
-  model: Model,
-  site: Site,
-  thresholds: Readonly<Record<string, number>>,
-): PartialSite {
+function tealSite(model: Model, site: Site, thresholds: Thresholds): PartialSite {
   const { dIn, dOut, hidden, gated } = site;
   const inputs = { name: inputOf(site), count: dIn, cost: (gated ? 2 : 1) * hidden };
   const neurons = { name: hiddenOf(site), count: hidden, cost: dOut };
