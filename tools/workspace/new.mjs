@@ -212,7 +212,7 @@ export const ${variable}Kernels: KernelConfig[] = [
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { emulated } from '../../testing/emulated.js';
-import { relativeError } from '../../testing/relative-error.js';
+import { relativeError } from '../../../kernels/testing/closeness.js';
 
 emulated('${name}', () => {
   test('is what float64 gives', () => {

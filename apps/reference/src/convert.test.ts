@@ -5,6 +5,7 @@ import { type DynamicConfig, dynamicSubstitute, type ModelType } from '@d2dmoe/m
 import { openCheckpoint } from '@d2dmoe/safetensors/node';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, expect, test } from 'vitest';
+import { relativeError } from '../../../packages/kernels/testing/closeness.js';
 import { putCheckpoint, putData, temporaryFolder } from '../testing/tiny.js';
 import { convert, loadModel, type Plan, prepareData, useDevice } from './index.js';
 
@@ -20,18 +21,6 @@ async function shapes(folder: string): Promise<Map<string, string>> {
   const reader = await openCheckpoint(folder);
   await reader.close();
   return new Map(Array.from(reader.tensors, ([name, { shape }]) => [name, shape.join(' × ')]));
-}
-
-/** ‖a − b‖ / ‖b‖ */
-function relativeError(a: Float32Array, b: Float32Array): number {
-  expect(a.length).toBe(b.length);
-  let difference = 0;
-  let norm = 0;
-  for (const [i, value] of b.entries()) {
-    difference += ((a[i] as number) - value) ** 2;
-    norm += value ** 2;
-  }
-  return Math.sqrt(difference / norm);
 }
 
 const activationFields: [ModelType, string[]][] = [

@@ -9,8 +9,9 @@ import {
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { beforeAll, expect, test } from 'vitest';
+import { matrix, weightsOf } from '../../kernels/testing/random-experts.js';
 import { onAdapter, start } from '../testing/adapter.js';
-import { drawn, greatestError, matrix, type Shape, shapes, weightsOf } from '../testing/experts.js';
+import { drawn, greatestError, type Shape, shapes } from '../testing/experts.js';
 import { forbidSubgroups, limitBindings } from './limits.js';
 import { openBackend } from './open-backend.js';
 

@@ -1,6 +1,7 @@
 import { Random } from '@d2dmoe/core';
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { lowerBound } from '../testing/lower-bound.js';
 import { assignBalanced } from './assign-balanced.js';
 
 type Costs = Float32Array | Float64Array;
@@ -89,19 +90,6 @@ function leastByHungarian(costs: Costs, h: number, k: number): number {
     total += costs[((rowIn[j] as number) - 1) * k + Math.floor((j - 1) / capacity)] as number;
   }
   return total;
-}
-
-/** Weak duality: no balanced assignment costs less than this, whatever the prices are. */
-function lowerBound(costs: Costs, h: number, k: number, prices: Float64Array): number {
-  let bound = 0;
-  for (let i = 0; i < h; i++) {
-    let least = Infinity;
-    for (let j = 0; j < k; j++) {
-      least = Math.min(least, (costs[i * k + j] as number) + (prices[j] as number));
-    }
-    bound += least;
-  }
-  return bound - (h / k) * prices.reduce((sum, price) => sum + price, 0);
 }
 
 function uniformCosts(seed: number, length: number): Float32Array {

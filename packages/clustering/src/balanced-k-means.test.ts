@@ -1,6 +1,8 @@
 import { type ProgressEvent, Random } from '@d2dmoe/core';
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { expectAborts } from '../testing/abort.js';
+import { lowerBound } from '../testing/lower-bound.js';
 import { assignBalanced } from './assign-balanced.js';
 import { balancedKMeans } from './balanced-k-means.js';
 import { randomSplit } from './random-split.js';
@@ -48,15 +50,7 @@ function distances(rows: Float32Array, d: number, { order, experts: k, expertSiz
 function leastCost(costs: Float64Array, h: number, k: number): number {
   const prices = new Float64Array(k);
   assignBalanced(costs, h, k, h / k, prices);
-  let bound = 0;
-  for (let i = 0; i < h; i++) {
-    let least = Infinity;
-    for (let j = 0; j < k; j++) {
-      least = Math.min(least, (costs[i * k + j] as number) + (prices[j] as number));
-    }
-    bound += least;
-  }
-  return bound - (h / k) * prices.reduce((sum, price) => sum + price, 0);
+  return lowerBound(costs, h, k, prices);
 }
 
 function expectSplit(split: Split, count: number, expertSize: number): void {
@@ -215,6 +209,7 @@ test('stops at maxIterations', async () => {
 });
 
 test('an abort ends it, before and in the middle, by its reason', async () => {
+  expect.hasAssertions();
   const options = {
     rows: normalRows(9, 256 * 8),
     count: 256,
@@ -222,21 +217,7 @@ test('an abort ends it, before and in the middle, by its reason', async () => {
     expertSize: 4,
     random: new Random(0),
   };
-  const reason = new Error('enough');
-  await expect(balancedKMeans({ ...options, signal: AbortSignal.abort(reason) })).rejects.toBe(
-    reason,
-  );
-  const controller = new AbortController();
-  setTimeout(() => controller.abort(reason));
-  const seen: string[] = [];
-  const aborted = balancedKMeans({
-    ...options,
-    signal: controller.signal,
-    onProgress: ({ status }) => seen.push(status),
-  });
-  await expect(aborted).rejects.toBe(reason);
-  expect(seen).toContain('initiate');
-  expect(seen).not.toContain('done');
+  await expectAborts((abort) => balancedKMeans({ ...options, ...abort }));
 });
 
 test('rejects an expert size that does not divide the width, naming both and the nearest that do', async () => {

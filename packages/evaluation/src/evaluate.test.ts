@@ -1,4 +1,3 @@
-import { Random } from '@d2dmoe/core';
 import type { SelectionRule } from '@d2dmoe/kernels';
 import { type Batch, dynamicSubstitute, type Model } from '@d2dmoe/models';
 import { fileSource } from '@d2dmoe/safetensors/node';
@@ -9,59 +8,18 @@ import '@tensorflow/tfjs-backend-wasm';
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { evaluateDense, evaluateRule } from './evaluate.js';
 import type { EvaluationBatch } from './run-batches.js';
+import { tinyBatches } from '../testing/batches.js';
 import { failOnLeaks } from '../testing/leaks.js';
 import { convertedTinyModel, fixture, tinyExpertSize, tinyRouterWidth } from '../testing/models.js';
 
 beforeAll(() => tf.setBackend('wasm'));
-
-/** Three padded sentences of lengths 7, 4 and 1, then one of 6 without a mask. */
-function* sentences(): Generator<EvaluationBatch> {
-  const random = new Random(9);
-  const ids = (size: number) => Array.from({ length: size }, () => 1 + random.integer(58));
-  const mask = [7, 4, 1].flatMap((length) =>
-    Array.from({ length: 7 }, (_, i) => Number(i < length)),
-  );
-  yield {
-    batch: {
-      inputIds: tf.tensor2d(ids(21), [3, 7], 'int32'),
-      attentionMask: tf.tensor2d(mask, [3, 7], 'int32'),
-    },
-    labels: Int32Array.of(0, 2, 3),
-  };
-  yield { batch: { inputIds: tf.tensor2d(ids(6), [1, 6], 'int32') }, labels: Int32Array.of(1) };
-}
-
-/** The same as token sequences: each position's label is the next token; padding and last tokens have none. */
-function* texts(): Generator<EvaluationBatch> {
-  for (const { batch } of sentences()) {
-    if (!('inputIds' in batch)) continue;
-    const [samples, positions] = batch.inputIds.shape;
-    const ids = batch.inputIds.dataSync();
-    const mask = batch.attentionMask?.dataSync() ?? ids.map(() => 1);
-    const labels = new Int32Array(samples * positions).fill(-1);
-    for (let i = 0; i < labels.length; i++) {
-      const hasNext = (i + 1) % positions !== 0 && mask[i + 1] === 1;
-      if (hasNext) labels[i] = ids[i + 1] as number;
-    }
-    yield { batch, labels };
-  }
-}
-
-function* images(): Generator<EvaluationBatch> {
-  const random = new Random(10);
-  const pixels = Float32Array.from({ length: 4 * 3 * 16 * 16 }, () => random.normal());
-  yield {
-    batch: { pixelValues: tf.tensor4d(pixels, [4, 3, 16, 16]) },
-    labels: Int32Array.of(0, 4, 2, 2),
-  };
-}
 
 const cases = [
   // Multiply-adds outside the FFNs of a sample of T tokens; two FFNs of 2 or 3 matrices of 32 × hidden.
   {
     name: 'tiny-vit',
     hidden: 64,
-    batches: images,
+    batches: () => tinyBatches['tiny-vit'](10),
     lengths: [17, 17, 17, 17],
     matrices: 2,
     outside: (T: number) => 16 * 48 * 32 + 2 * (T * 4 * 32 * 32 + 2 * T * T * 32) + 32 * 5,
@@ -69,7 +27,7 @@ const cases = [
   {
     name: 'tiny-bert',
     hidden: 64,
-    batches: sentences,
+    batches: () => tinyBatches['tiny-bert'](9),
     lengths: [7, 4, 1, 6],
     matrices: 2,
     outside: (T: number) => 2 * (T * 4 * 32 * 32 + 2 * T * T * 32) + 32 * 32 + 32 * 4,
@@ -77,7 +35,7 @@ const cases = [
   {
     name: 'tiny-gpt2',
     hidden: 128,
-    batches: texts,
+    batches: () => tinyBatches['tiny-gpt2'](9),
     lengths: [7, 4, 1, 6],
     matrices: 2,
     outside: (T: number) => 2 * (T * 4 * 32 * 32 + 2 * T * T * 32) + T * 32 * 60,
@@ -85,7 +43,7 @@ const cases = [
   {
     hidden: 64,
     name: 'tiny-gemma-gqa', // 4 query heads and 2 key/value heads of 8
-    batches: texts,
+    batches: () => tinyBatches['tiny-gemma-gqa'](9),
     lengths: [7, 4, 1, 6],
     matrices: 3,
     outside: (T: number) => 2 * (T * (2 * 32 * 32 + 2 * 32 * 16) + 2 * T * T * 32) + T * 32 * 60,

@@ -2,9 +2,9 @@ import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { activate } from './activation.js';
 import { referenceActivate } from './reference.js';
-import { backends } from './testing/backends.js';
-import { greatestError } from './testing/closeness.js';
-import { recordedActivations } from './testing/recorded.js';
+import { backends } from '../testing/backends.js';
+import { greatestError } from '../testing/closeness.js';
+import { recordedActivations } from '../testing/recorded.js';
 
 // Off the grid points of a quarter, so that no difference quotient straddles the kink of ReLU.
 const points = Float32Array.from({ length: 161 }, (_, i) => (i - 80) / 8 + 0.01);

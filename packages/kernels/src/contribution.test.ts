@@ -4,10 +4,10 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { contributionNorms, expertGrams } from './contribution.js';
 import { hiddenActivations } from './feed-forward.js';
 import { referenceContributionNorms, referenceHiddenActivations } from './reference.js';
-import { backends } from './testing/backends.js';
-import { relativeError } from './testing/closeness.js';
-import { ffnShapes, matrix, randomExperts, weightsOf } from './testing/random-experts.js';
-import { recordedExperts, recordedTensors } from './testing/recorded.js';
+import { backends } from '../testing/backends.js';
+import { relativeError } from '../testing/closeness.js';
+import { ffnShapes, matrix, randomExperts, weightsOf } from '../testing/random-experts.js';
+import { recordedExperts, recordedTensors } from '../testing/recorded.js';
 
 let recorded: (name: string) => Float64Array;
 beforeAll(async () => {

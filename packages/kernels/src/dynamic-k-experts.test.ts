@@ -6,8 +6,8 @@ import { feedForward } from './feed-forward.js';
 import { PackExperts, packExperts } from './pack-experts.js';
 import { referenceDynamicKExperts } from './reference.js';
 import { selectExperts } from './select-experts.js';
-import { backends } from './testing/backends.js';
-import { differences, greatestError, norm, relativeError } from './testing/closeness.js';
+import { backends } from '../testing/backends.js';
+import { differences, greatestError, norm, relativeError } from '../testing/closeness.js';
 import {
   booleans,
   ffnShapes,
@@ -17,13 +17,13 @@ import {
   type FfnShape,
   weightsOf,
   withExperts,
-} from './testing/random-experts.js';
+} from '../testing/random-experts.js';
 import {
   recordedActivations,
   recordedExperts,
   recordedTensors,
   recordedThresholds,
-} from './testing/recorded.js';
+} from '../testing/recorded.js';
 import type { PackedExperts } from './types.js';
 
 let recorded: (name: string) => Float64Array;

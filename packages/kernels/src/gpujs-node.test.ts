@@ -8,7 +8,7 @@ import { useGpuJs } from './gpujs-node.js';
 import { packExperts } from './pack-experts.js';
 import { referenceDynamicKExperts } from './reference.js';
 import { selectExperts } from './select-experts.js';
-import { differences, norm, relativeError } from './testing/closeness.js';
+import { differences, norm, relativeError } from '../testing/closeness.js';
 import {
   booleans,
   ffnShapes,
@@ -18,13 +18,13 @@ import {
   type FfnShape,
   weightsOf,
   withExperts,
-} from './testing/random-experts.js';
+} from '../testing/random-experts.js';
 import {
   recordedActivations,
   recordedExperts,
   recordedTensors,
   recordedThresholds,
-} from './testing/recorded.js';
+} from '../testing/recorded.js';
 import type { PackedExperts } from './types.js';
 
 /** The sizes that experts are made in, and every number of rows up to two blocks and over. */

@@ -2,9 +2,9 @@ import { Random } from '@d2dmoe/core';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { predictNorms } from './predict-norms.js';
-import { backends } from './testing/backends.js';
-import { relativeError } from './testing/closeness.js';
-import { matrix, normals } from './testing/random-experts.js';
+import { backends } from '../testing/backends.js';
+import { relativeError } from '../testing/closeness.js';
+import { matrix, normals } from '../testing/random-experts.js';
 
 describe.each(backends)('%s', (_, use) => {
   beforeAll(use);

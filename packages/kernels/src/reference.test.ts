@@ -6,13 +6,13 @@ import {
   referenceHiddenActivations,
   referenceSelectExperts,
 } from './reference.js';
-import { greatestError } from './testing/closeness.js';
+import { greatestError } from '../testing/closeness.js';
 import {
   recordedActivations,
   recordedExperts,
   recordedTensors,
   recordedThresholds,
-} from './testing/recorded.js';
+} from '../testing/recorded.js';
 
 describe('gives what PyTorch gave in float64', () => {
   let recorded: (name: string) => Float64Array;

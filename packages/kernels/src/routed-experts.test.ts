@@ -6,14 +6,14 @@ import { dynamicKExperts } from './dynamic-k-experts.js';
 import { predictNorms } from './predict-norms.js';
 import { PackRouter, packRouter, RoutedExperts, routedExperts } from './routed-experts.js';
 import { selectExperts } from './select-experts.js';
-import { backends } from './testing/backends.js';
+import { backends } from '../testing/backends.js';
 import {
   ffnShapes,
   matrix,
   normals,
   randomExperts,
   withExperts,
-} from './testing/random-experts.js';
+} from '../testing/random-experts.js';
 import type { PackedExperts, SelectionRule } from './types.js';
 
 const rules: SelectionRule[] = [

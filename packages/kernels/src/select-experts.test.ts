@@ -3,9 +3,9 @@ import * as fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { referenceSelectExperts } from './reference.js';
 import { SelectExperts, selectExperts } from './select-experts.js';
-import { backends } from './testing/backends.js';
-import { matrix } from './testing/random-experts.js';
-import { recordedTensors, recordedThresholds } from './testing/recorded.js';
+import { backends } from '../testing/backends.js';
+import { matrix } from '../testing/random-experts.js';
+import { recordedTensors, recordedThresholds } from '../testing/recorded.js';
 import type { SelectionRule } from './types.js';
 
 let recorded: (name: string) => Float64Array;

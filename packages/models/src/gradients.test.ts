@@ -4,8 +4,8 @@ import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-layers';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, test } from 'vitest';
+import { relativeError } from '../../kernels/testing/closeness.js';
 import { modelTypes, tinyBatch, tinyModel } from '../testing/tiny.js';
-import { relativeError } from '../testing/reference.js';
 import type { ModelType } from './config.js';
 
 const numberOf = (compute: () => tf.Tensor): number =>

@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import type { TensorReader } from '@d2dmoe/safetensors';
 import * as tf from '@tensorflow/tfjs-core';
+import { relativeError } from '../../kernels/testing/closeness.js';
 import type { Batch, Model } from '../src/index.js';
 
 /** The recorded tiny checkpoints; their README says what each exercises. */
@@ -8,18 +9,6 @@ export const fixture = (name: string) =>
   fileURLToPath(new URL(`../../../tools/fixtures/${name}`, import.meta.url));
 
 export const fixtures = ['tiny-vit', 'tiny-bert', 'tiny-gpt2', 'tiny-gemma', 'tiny-gemma-gqa'];
-
-/** ‖actual − expected‖ / ‖expected‖ */
-export function relativeError(actual: Float32Array, expected: Float32Array): number {
-  if (actual.length !== expected.length) return Infinity;
-  let difference = 0;
-  let norm = 0;
-  for (const [i, value] of expected.entries()) {
-    difference += ((actual[i] ?? NaN) - value) ** 2;
-    norm += value ** 2;
-  }
-  return Math.sqrt(difference / norm);
-}
 
 /** The names of the batches in a reference file: prefixes such as `padded.`, or the empty one. */
 export function batchPrefixes(reference: TensorReader): string[] {

@@ -1,47 +1,25 @@
-import { Random } from '@d2dmoe/core';
-import {
-  packExperts,
-  referenceDynamicKExperts,
-  type Activation,
-  type ExpertStorage,
-  type ReferenceExperts,
-} from '@d2dmoe/kernels';
+import { type ExpertStorage, referenceDynamicKExperts } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
+import { relativeError } from '../../../kernels/testing/closeness.js';
+import { ffnKinds, type LayerShape, randomLayer } from '../../../kernels/testing/random-experts.js';
 import { emulated } from '../../testing/emulated.js';
-import { relativeError } from '../../testing/relative-error.js';
+import { withCall } from '../../testing/experts.js';
 import { dozensFits, dozensRows } from './dozens.js';
 import { planDozens } from './dozens-plan.js';
-import { callOf, type PackedInputs } from './dynamic-k-experts.js';
 
-interface Shape {
-  rows: number;
-  dIn: number;
-  dOut: number;
-  experts: number;
-  expertSize: number;
-  activation: Activation;
-  gated: boolean;
-  biases: boolean;
-  density: number;
-  seed: number;
-}
-
-const shapes: fc.Arbitrary<Shape> = fc.record({
+const shapes: fc.Arbitrary<LayerShape> = fc.record({
   rows: fc.constantFrom(4, 9, 16, 17, 31, 40, 64, 67),
   dIn: fc.integer({ min: 1, max: 300 }),
   dOut: fc.integer({ min: 1, max: 200 }),
   experts: fc.integer({ min: 1, max: 40 }),
   expertSize: fc.constantFrom(4, 6, 7, 16, 32),
-  activation: fc.constantFrom('relu', 'gelu', 'gelu_tanh', 'silu'),
-  gated: fc.boolean(),
-  biases: fc.boolean(),
   density: fc.constantFrom(0.01, 0.1, 0.5),
-  seed: fc.nat(),
+  ...ffnKinds,
 });
 
-const fixed: Shape = {
+const fixed: LayerShape = {
   rows: 16,
   dIn: 96,
   dOut: 80,
@@ -56,75 +34,22 @@ const fixed: Shape = {
 
 emulated('the expert op for some dozen rows', (cuda) => {
   /** What the path gives, twice, and what float64 does. */
-  function results(shape: Shape, storage: ExpertStorage, expectedDensity?: number) {
-    const { rows, dIn, dOut, experts, expertSize, activation, gated, biases } = shape;
-    const random = new Random(shape.seed);
-    const hidden = experts * expertSize;
-    const normals = (count: number, deviation: number) =>
-      Float64Array.from({ length: count }, () => Math.fround(random.normal() * deviation));
-    const ffn: ReferenceExperts = {
-      dIn,
-      dOut,
-      experts,
-      expertSize,
-      activation,
-      up: normals(hidden * dIn, 1 / Math.sqrt(dIn)),
-      down: normals(hidden * dOut, 1 / Math.sqrt(hidden)),
-      ...(gated && { gate: normals(hidden * dIn, 1 / Math.sqrt(dIn)) }),
-      ...(biases && { upBias: normals(hidden, 1), downBias: normals(dOut, 1) }),
-      ...(biases && gated && { gateBias: normals(hidden, 1) }),
-    };
-    const x = normals(rows * dIn, 1);
-    const selection = Uint8Array.from({ length: rows * experts }, () =>
-      random.uniform() < shape.density ? 1 : 0,
-    );
-    const matrix = (values: Float64Array, columns: number) =>
-      tf.tensor2d(Float32Array.from(values), [values.length / columns, columns]);
-    const vector = (values: Float64Array) => tf.tensor1d(Float32Array.from(values));
+  function results(shape: LayerShape, storage: ExpertStorage, expectedDensity?: number) {
+    const layer = randomLayer(shape);
     const runs: ArrayLike<number>[] = [];
-    tf.tidy(() => {
-      const packed = packExperts(
-        {
-          up: matrix(ffn.up, dIn),
-          down: matrix(ffn.down, dOut),
-          activation,
-          ...(ffn.gate && { gate: matrix(ffn.gate, dIn) }),
-          ...(ffn.upBias && { upBias: vector(ffn.upBias) }),
-          ...(ffn.gateBias && { gateBias: vector(ffn.gateBias) }),
-          ...(ffn.downBias && { downBias: vector(ffn.downBias) }),
-        },
-        expertSize,
-        { storage },
-      );
-      const backend = cuda();
-      const call = callOf(
-        backend,
-        packed.tensors as unknown as PackedInputs,
-        {
-          activation,
-          expertSize,
-          dOut,
-          storage,
-          ...density(expectedDensity),
-        },
-        { x: matrix(x, dIn), selection: tf.tensor2d(selection, [rows, experts], 'bool'), experts },
-      );
-      expect(dozensFits(backend, call)).toBe(true);
-      const run = () => {
-        const out = tf.engine().makeTensorFromTensorInfo(dozensRows(backend, call));
-        return out.dataSync().slice();
-      };
-      runs.push(run(), run());
-      packed.dispose();
+    withCall(cuda(), layer, { storage, expectedDensity }, (call) => {
+      expect(dozensFits(cuda(), call)).toBe(true);
+      for (let run = 0; run < 2; run++) {
+        const out = tf.engine().makeTensorFromTensorInfo(dozensRows(cuda(), call));
+        runs.push(out.dataSync().slice());
+      }
     });
     return {
       actual: runs[0] ?? [],
       again: runs[1],
-      expected: referenceDynamicKExperts(x, selection, ffn),
+      expected: referenceDynamicKExperts(layer.x, layer.selection, layer.ffn),
     };
   }
-  const density = (expectedDensity: number | undefined) =>
-    expectedDensity === undefined ? {} : { expectedDensity };
 
   afterEach(() => {
     cuda().precision = 'float32';

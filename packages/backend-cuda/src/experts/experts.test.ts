@@ -6,98 +6,49 @@ import {
   referenceSelectExperts,
   selectExperts,
   type ExpertStorage,
-  type FeedForwardWeights,
-  type ReferenceExperts,
   type SelectionRule,
 } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
+import { relativeError } from '../../../kernels/testing/closeness.js';
+import {
+  booleans,
+  ffnKinds,
+  type LayerShape,
+  matrix,
+  normals,
+  randomLayer,
+  weightsOf,
+  withExperts,
+} from '../../../kernels/testing/random-experts.js';
 import { emulated } from '../../testing/emulated.js';
-import { relativeError } from '../../testing/relative-error.js';
 import { groupRows, selectionBits } from './select.js';
 
-interface Shape {
-  rows: number;
-  dIn: number;
-  dOut: number;
-  experts: number;
-  expertSize: number;
-  activation: FeedForwardWeights['activation'];
-  gated: boolean;
-  biases: boolean;
-  density: number;
-  seed: number;
-}
-
-const shapes: fc.Arbitrary<Shape> = fc.record({
+const shapes: fc.Arbitrary<LayerShape> = fc.record({
   rows: fc.constantFrom(1, 2, 3, 9, 17),
   dIn: fc.integer({ min: 1, max: 150 }),
   dOut: fc.integer({ min: 1, max: 150 }),
   experts: fc.integer({ min: 1, max: 40 }),
   expertSize: fc.constantFrom(1, 4, 7, 16, 32),
-  activation: fc.constantFrom('relu', 'gelu', 'gelu_tanh', 'silu'),
-  gated: fc.boolean(),
-  biases: fc.boolean(),
   density: fc.double({ min: 0, max: 1, noNaN: true }),
-  seed: fc.nat(),
+  ...ffnKinds,
 });
 
-function randomCase({ rows, dIn, dOut, experts, expertSize, gated, biases, ...rest }: Shape) {
-  const random = new Random(rest.seed);
-  const hidden = experts * expertSize;
-  const normals = (count: number, deviation: number) =>
-    Float64Array.from({ length: count }, () => Math.fround(random.normal() * deviation));
-  const ffn: ReferenceExperts = {
-    dIn,
-    dOut,
-    experts,
-    expertSize,
-    activation: rest.activation,
-    up: normals(hidden * dIn, 1 / Math.sqrt(dIn)),
-    down: normals(hidden * dOut, 1 / Math.sqrt(hidden)),
-    ...(gated && { gate: normals(hidden * dIn, 1 / Math.sqrt(dIn)) }),
-    ...(biases && { upBias: normals(hidden, 1), downBias: normals(dOut, 1) }),
-    ...(biases && gated && { gateBias: normals(hidden, 1) }),
-  };
-  const selection = Uint8Array.from({ length: rows * experts }, () =>
-    random.uniform() < rest.density ? 1 : 0,
-  );
-  return { x: normals(rows * dIn, 1), ffn, selection };
-}
-
-const matrix = (values: Float64Array, shape: [number, number]) =>
-  tf.tensor2d(Float32Array.from(values), shape);
-
 /** What the op gives, and what float64 does. */
-function results(shape: Shape, storage: ExpertStorage): [ArrayLike<number>, Float64Array] {
-  const { rows, dIn, dOut, experts, expertSize } = shape;
-  const { x, ffn, selection } = randomCase(shape);
-  const hidden = experts * expertSize;
-  const actual = tf.tidy(() => {
-    const vector = (values: Float64Array) => tf.tensor1d(Float32Array.from(values));
-    const packed = packExperts(
-      {
-        up: matrix(ffn.up, [hidden, dIn]),
-        down: matrix(ffn.down, [hidden, dOut]),
-        activation: ffn.activation,
-        ...(ffn.gate && { gate: matrix(ffn.gate, [hidden, dIn]) }),
-        ...(ffn.upBias && { upBias: vector(ffn.upBias) }),
-        ...(ffn.gateBias && { gateBias: vector(ffn.gateBias) }),
-        ...(ffn.downBias && { downBias: vector(ffn.downBias) }),
-      },
-      expertSize,
-      { storage },
-    );
-    const chosen = tf.tensor2d(selection, [rows, experts], 'bool');
-    const out = dynamicKExperts(matrix(x, [rows, dIn]), chosen, packed).dataSync();
-    packed.dispose();
-    return out;
-  });
+function results(shape: LayerShape, storage: ExpertStorage): [ArrayLike<number>, Float64Array] {
+  const { rows, dIn, experts } = shape;
+  const { x, ffn, selection } = randomLayer(shape);
+  const actual = withExperts(
+    ffn,
+    (packed) =>
+      dynamicKExperts(matrix(x, rows, dIn), booleans(selection, rows, experts), packed).dataSync(),
+    storage,
+  );
   return [actual, referenceDynamicKExperts(x, selection, ffn)];
 }
 
-const fixed: Shape = {
+const fixed: LayerShape = {
   rows: 3,
   dIn: 96,
   dOut: 80,
@@ -167,20 +118,10 @@ emulated('the expert op', (cuda) => {
   });
 
   test('replays in a graph with new rows and a new selection', () => {
-    const { rows, dIn, dOut, experts, expertSize } = fixed;
+    const { rows, dIn, experts, expertSize } = fixed;
     const backend = cuda();
-    const { ffn } = randomCase(fixed);
-    const hidden = experts * expertSize;
-    const weights = {
-      up: matrix(ffn.up, [hidden, dIn]),
-      gate: matrix(ffn.gate ?? ffn.up, [hidden, dIn]),
-      down: matrix(ffn.down, [hidden, dOut]),
-      activation: ffn.activation,
-    };
-    const plain: ReferenceExperts = { ...ffn };
-    delete plain.upBias;
-    delete plain.gateBias;
-    delete plain.downBias;
+    const { ffn } = randomLayer({ ...fixed, biases: false });
+    const weights = weightsOf(ffn);
     const packed = packExperts(weights, expertSize, { storage: 'float16' });
     const input = tf.zeros<tf.Rank.R2>([rows, dIn]);
     const norms = tf.zeros<tf.Rank.R2>([rows, experts]);
@@ -190,23 +131,21 @@ emulated('the expert op', (cuda) => {
       out = tf.tidy(() => dynamicKExperts(input, selectExperts(norms, rule), packed));
     });
     const random = new Random(9);
-    const draws = (count: number) =>
-      Float64Array.from({ length: count }, () => Math.fround(random.normal()));
     for (let turn = 0; turn < 3; turn++) {
-      const x = draws(rows * dIn);
-      const forecast = draws(rows * experts).map(Math.abs);
-      const fresh = [matrix(x, [rows, dIn]), matrix(forecast, [rows, experts])] as const;
+      const x = normals(rows * dIn, random);
+      const forecast = normals(rows * experts, random).map(Math.abs);
+      const fresh = [matrix(x, rows, dIn), matrix(forecast, rows, experts)] as const;
       backend.copy(backend.pointer(input), backend.pointer(fresh[0]), rows * dIn * 4);
       backend.copy(backend.pointer(norms), backend.pointer(fresh[1]), rows * experts * 4);
       graph.launch();
       const selection = referenceSelectExperts(forecast, experts, rule);
-      const expected = referenceDynamicKExperts(x, selection, plain);
+      const expected = referenceDynamicKExperts(x, selection, ffn);
       expect(relativeError(out?.dataSync() ?? [], expected)).toBeLessThanOrEqual(1e-3);
       tf.dispose([...fresh]);
     }
     graph.dispose();
     packed.dispose();
-    tf.dispose([input, norms, out ?? [], weights.up, weights.gate, weights.down]);
+    tf.dispose([input, norms, out ?? [], weights.up, weights.gate ?? [], weights.down]);
   });
 });
 
@@ -301,7 +240,7 @@ emulated('router and experts in one', (cuda) => {
     ['int8', 3, 'topK', 4],
   ] as const)('in %s with %d rows by %s %d', (storage, rows, rule, value) => {
     const { dIn, dOut, experts, expertSize, activation } = fixed;
-    const { x, ffn } = randomCase({ ...fixed, rows });
+    const { x, ffn } = randomLayer({ ...fixed, rows });
     const width = 24;
     const random = new Random(rows);
     // Weights that 16 bits hold exactly: norms differ from float64's by less than they do from each other.
@@ -320,42 +259,29 @@ emulated('router and experts in one', (cuda) => {
       return Math.abs(norm);
     });
     const selection = referenceSelectExperts(norms, experts, { rule, value });
-    const hidden = experts * expertSize;
-    const actual = tf.tidy(() => {
-      const vector = (values: Float64Array | undefined) =>
-        tf.tensor1d(Float32Array.from(values ?? []));
-      const packed = packExperts(
-        {
-          up: matrix(ffn.up, [hidden, dIn]),
-          gate: matrix(ffn.gate ?? ffn.up, [hidden, dIn]),
-          down: matrix(ffn.down, [hidden, dOut]),
-          upBias: vector(ffn.upBias),
-          gateBias: vector(ffn.gateBias),
-          downBias: vector(ffn.downBias),
-          activation,
-        },
-        expertSize,
-        { storage },
-      );
-      const routers = tf.engine().runKernel<tf.Tensor[]>(
-        'PackRouter',
-        {
-          hidden: matrix(router.hidden, [width, dIn]),
-          output: matrix(router.output, [experts, width]),
-        },
-        { storage },
-      );
-      const named = Object.fromEntries(routers.map((tensor, i) => [`router${i}`, tensor]));
-      const out = tf
-        .engine()
-        .runKernel<tf.Tensor>(
-          'RoutedExperts',
-          { x: matrix(x, [rows, dIn]), ...named, ...packed.tensors },
-          { activation, expertSize, dOut, storage, rule, value },
+    const actual = withExperts(
+      ffn,
+      (packed) => {
+        const routers = tf.engine().runKernel<tf.Tensor[]>(
+          'PackRouter',
+          {
+            hidden: matrix(router.hidden, width, dIn),
+            output: matrix(router.output, experts, width),
+          },
+          { storage },
         );
-      packed.dispose();
-      return out.dataSync();
-    });
+        const named = Object.fromEntries(routers.map((tensor, i) => [`router${i}`, tensor]));
+        const out = tf
+          .engine()
+          .runKernel<tf.Tensor>(
+            'RoutedExperts',
+            { x: matrix(x, rows, dIn), ...named, ...packed.tensors },
+            { activation, expertSize, dOut, storage, rule, value },
+          );
+        return out.dataSync();
+      },
+      storage,
+    );
     const expected = referenceDynamicKExperts(x, selection, ffn);
     const bars = { float32: 1e-5, float16: 2e-3, int8: 3e-2 };
     expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars[storage]);

@@ -1,6 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
+import { relativeError } from '../../../kernels/testing/closeness.js';
 import { emulated } from '../../testing/emulated.js';
 import type { Precision } from '../backend.js';
 import { matMul } from './mat-mul.js';
@@ -54,18 +55,6 @@ function reference(a: Matrices, b: Matrices): { shape: number[]; values: Float64
     out[i] = sum;
   }
   return { shape: [...dims, m, n], values: out };
-}
-
-/** ‖x − y‖ / ‖y‖, or ‖x‖ where y is zero. */
-function relativeError(x: ArrayLike<number>, y: ArrayLike<number>): number {
-  expect(x.length).toBe(y.length);
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < x.length; i++) {
-    difference += ((x[i] ?? Number.NaN) - (y[i] ?? 0)) ** 2;
-    norm += (y[i] ?? 0) ** 2;
-  }
-  return Math.sqrt(difference / (norm || 1));
 }
 
 const BARS: Record<Precision, number> = { float32: 1e-5, tf32: 1e-3, bf16: 1e-2 };

@@ -2,8 +2,8 @@ import { Random } from '@d2dmoe/core';
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { backends } from '../testing/backends.js';
-import { relativeError } from '../testing/closeness.js';
+import { backends } from '../../testing/backends.js';
+import { relativeError } from '../../testing/closeness.js';
 import { attention, attentionMask, byHead, packedAttention } from './attention.js';
 import {
   referenceAttention,

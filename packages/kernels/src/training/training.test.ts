@@ -1,8 +1,8 @@
 import { Random } from '@d2dmoe/core';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { backends } from '../testing/backends.js';
-import { relativeError } from '../testing/closeness.js';
+import { backends } from '../../testing/backends.js';
+import { relativeError } from '../../testing/closeness.js';
 import { Adam } from './adam.js';
 import { clippingScale } from './clipping.js';
 import { rotate, rotaryTables } from './rotary.js';

@@ -8,7 +8,7 @@ import { useWasm } from '../node.js';
 import { packExperts } from '../pack-experts.js';
 import { type ReferenceExperts, referenceDynamicKExperts } from '../reference.js';
 import { selectExperts } from '../select-experts.js';
-import { differences, norm, relativeError } from '../testing/closeness.js';
+import { differences, norm, relativeError } from '../../testing/closeness.js';
 import {
   booleans,
   type FfnShape,
@@ -17,7 +17,7 @@ import {
   randomExperts,
   randomSelection,
   weightsOf,
-} from '../testing/random-experts.js';
+} from '../../testing/random-experts.js';
 import type { ExpertStorage } from '../types.js';
 import { registerWasmKernels } from './register.js';
 

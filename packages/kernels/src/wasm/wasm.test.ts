@@ -4,6 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { Random } from '@d2dmoe/core';
 import fc from 'fast-check';
 import { beforeAll, beforeEach, expect, test } from 'vitest';
+import { relativeError } from '../../testing/closeness.js';
 import { useWasm } from '../node.js';
 import { Adam, layerNorm, linear, rmsNorm, softmaxCrossEntropy } from '../training/index.js';
 
@@ -22,16 +23,6 @@ function normals(shape: number[], seed: number): tf.Tensor {
     Float32Array.from({ length: tf.util.sizeFromShape(shape) }, () => random.normal()),
     shape,
   );
-}
-
-function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < expected.length; i++) {
-    difference += ((actual[i] as number) - (expected[i] as number)) ** 2;
-    norm += (expected[i] as number) ** 2;
-  }
-  return Math.sqrt(difference) / Math.max(Math.sqrt(norm), 1e-12);
 }
 
 /** One product accumulated in float64. */

@@ -1,107 +1,17 @@
-import { Random } from '@d2dmoe/core';
-import {
-  packExperts,
-  referenceDynamicKExperts,
-  type Activation,
-  type ReferenceExperts,
-} from '@d2dmoe/kernels';
+import { referenceDynamicKExperts } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, test } from 'vitest';
+import { relativeError } from '../../../../kernels/testing/closeness.js';
 import { emulated } from '../../../testing/emulated.js';
-import { relativeError } from '../../../testing/relative-error.js';
+import { exactLayer, type ExactShape, withCall } from '../../../testing/experts.js';
 import { pitchOf } from '../call.js';
-import { callOf, type PackedInputs } from '../dynamic-k-experts.js';
 import { packRows } from '../pack.js';
-import { type HundredsWay, hundredsWay, runHundreds } from './hundreds.js';
-
-interface Shape {
-  rows: number;
-  dIn: number;
-  dOut: number;
-  experts: number;
-  expertSize: number;
-  density: number;
-  activation?: Activation;
-}
-
-/** A random layer whose values the storage holds exactly; results by way, and in float64. */
-function layer(shape: Shape, storage: 'float16' | 'bfloat16') {
-  const { rows, dIn, dOut, experts, expertSize, density, activation = 'relu' } = shape;
-  const random = new Random(rows + experts);
-  const hidden = experts * expertSize;
-  const draws = (count: number, scale: number) =>
-    Float64Array.from(
-      { length: count },
-      () => (Math.round((random.uniform() * 2 - 1) * 64) / 64) * scale,
-    );
-  const power = (value: number) => 2 ** Math.round(Math.log2(value));
-  const ffn: ReferenceExperts = {
-    dIn,
-    dOut,
-    experts,
-    expertSize,
-    activation,
-    up: draws(hidden * dIn, power(2 / Math.sqrt(dIn))),
-    down: draws(hidden * dOut, power(2 / Math.sqrt(hidden))),
-    upBias: draws(hidden, 1),
-    downBias: draws(dOut, 1),
-  };
-  const x = draws(rows * dIn, 1);
-  const selection = Uint8Array.from({ length: rows * experts }, () =>
-    random.uniform() < density ? 1 : 0,
-  );
-  const matrix = (values: Float64Array, lines: number) =>
-    tf.tensor2d(Float32Array.from(values), [lines, values.length / lines]);
-  const vector = (values: ArrayLike<number> = []) => tf.tensor1d(Float32Array.from(values));
-  return {
-    expected: referenceDynamicKExperts(x, selection, ffn),
-    run: (backend: Parameters<typeof runHundreds>[0], way: HundredsWay) =>
-      tf.tidy(() => {
-        const packed = packExperts(
-          {
-            up: matrix(ffn.up, hidden),
-            down: matrix(ffn.down, hidden),
-            upBias: vector(ffn.upBias),
-            downBias: vector(ffn.downBias),
-            activation,
-          },
-          expertSize,
-          { storage },
-        );
-        const call = callOf(
-          backend,
-          packed.tensors as unknown as PackedInputs,
-          { activation, expertSize, dOut, storage },
-          {
-            x: matrix(x, rows),
-            selection: tf.tensor2d(selection, [rows, experts], 'bool'),
-            experts,
-          },
-        );
-        const x16 = packRows(backend, call.x, storage);
-        const out = backend.output([rows, dOut], 'float32');
-        runHundreds(
-          backend,
-          { ...call, storage },
-          {
-            x16: backend.pointer(x16),
-            pitch: pitchOf(dIn, storage),
-            out: out.pointer,
-            isOut32: true,
-            way,
-          },
-        );
-        const values = tf.engine().makeTensorFromTensorInfo(out).dataSync();
-        packed.dispose();
-        return values;
-      }),
-  };
-}
+import { hundredsWay, runHundreds } from './hundreds.js';
 
 const bars = { float16: 1e-3, bfloat16: 6e-3 };
 
 emulated('the expert op for some hundred rows', (cuda) => {
-  test.each<[string, Shape, 'float16' | 'bfloat16']>([
+  test.each<[string, ExactShape, 'float16' | 'bfloat16']>([
     [
       'several chunks of rows, a part of a tile',
       { rows: 300, dIn: 64, dOut: 72, experts: 2, expertSize: 128, density: 0.7 },
@@ -143,10 +53,23 @@ emulated('the expert op for some hundred rows', (cuda) => {
   ])(
     '%s',
     (_, shape, storage) => {
-      const { run, expected } = layer(shape, storage);
-      for (const way of ['added', 'apart', 'masked'] as const) {
-        expect(relativeError(run(cuda(), way), expected), way).toBeLessThanOrEqual(bars[storage]);
-      }
+      const backend = cuda();
+      const layer = exactLayer(shape);
+      const expected = referenceDynamicKExperts(layer.x, layer.selection, layer.ffn);
+      withCall(backend, layer, { storage }, (call) => {
+        const x16 = backend.pointer(packRows(backend, call.x, storage));
+        for (const way of ['added', 'apart', 'masked'] as const) {
+          const out = backend.output([call.rows, call.dOut], 'float32');
+          const to = { out: out.pointer, isOut32: true, way };
+          runHundreds(
+            backend,
+            { ...call, storage },
+            { x16, pitch: pitchOf(call.dIn, storage), ...to },
+          );
+          const values = tf.engine().makeTensorFromTensorInfo(out).dataSync();
+          expect(relativeError(values, expected), way).toBeLessThanOrEqual(bars[storage]);
+        }
+      });
     },
     300_000,
   );

@@ -1,101 +1,15 @@
-import { Random } from '@d2dmoe/core';
-import {
-  packExperts,
-  referenceDynamicKExperts,
-  type Activation,
-  type ReferenceExperts,
-} from '@d2dmoe/kernels';
+import { referenceDynamicKExperts } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { expect, test } from 'vitest';
+import { relativeError } from '../../../../kernels/testing/closeness.js';
 import { emulated } from '../../../testing/emulated.js';
-import { relativeError } from '../../../testing/relative-error.js';
-import { callOf, type PackedInputs } from '../dynamic-k-experts.js';
+import { exactLayer, type ExactShape, withCall } from '../../../testing/experts.js';
 import { manyFits, manyRows } from './index.js';
 import { type ManyPlan, planMany } from './plan.js';
 import { unitsOf } from './units.js';
 
-interface Shape {
-  rows: number;
-  dIn: number;
-  dOut: number;
-  experts: number;
-  expertSize: number;
-  density: number;
-  activation?: Activation;
-  gated?: boolean;
-}
-
-/** A random layer, its rows and selection; results by plan, and in float64. */
-function layer(shape: Shape, storage: 'float16' | 'bfloat16') {
-  const { rows, dIn, dOut, experts, expertSize, density, activation = 'relu', gated } = shape;
-  const random = new Random(rows + experts);
-  const hidden = experts * expertSize;
-  // Values that the storage holds exactly: what is left is the kernels' own rounding.
-  const exact = new Float32Array(1);
-  const bits = new Uint32Array(exact.buffer);
-  const draws = (count: number, deviation: number) =>
-    Float64Array.from({ length: count }, () => {
-      exact[0] = random.normal() * deviation;
-      bits[0] = (bits[0] ?? 0) & 0xffff0000;
-      return exact[0] ?? 0;
-    });
-  const ffn: ReferenceExperts = {
-    dIn,
-    dOut,
-    experts,
-    expertSize,
-    activation,
-    up: draws(hidden * dIn, 1 / Math.sqrt(dIn)),
-    down: draws(hidden * dOut, 1 / Math.sqrt(hidden)),
-    upBias: draws(hidden, 1),
-    downBias: draws(dOut, 1),
-    ...(gated && { gate: draws(hidden * dIn, 1 / Math.sqrt(dIn)), gateBias: draws(hidden, 1) }),
-  };
-  const x = draws(rows * dIn, 1);
-  const selection = Uint8Array.from({ length: rows * experts }, () =>
-    random.uniform() < density ? 1 : 0,
-  );
-  const matrix = (values: Float64Array, lines: number) =>
-    tf.tensor2d(Float32Array.from(values), [lines, values.length / lines]);
-  const vector = (values: Float64Array) => tf.tensor1d(Float32Array.from(values));
-  return {
-    expected: referenceDynamicKExperts(x, selection, ffn),
-    run: (backend: Parameters<typeof manyRows>[0], plan: ManyPlan) =>
-      tf.tidy(() => {
-        const packed = packExperts(
-          {
-            up: matrix(ffn.up, hidden),
-            down: matrix(ffn.down, hidden),
-            activation,
-            ...(ffn.gate && { gate: matrix(ffn.gate, hidden) }),
-            ...(ffn.upBias && { upBias: vector(ffn.upBias) }),
-            ...(ffn.gateBias && { gateBias: vector(ffn.gateBias) }),
-            ...(ffn.downBias && { downBias: vector(ffn.downBias) }),
-          },
-          expertSize,
-          { storage },
-        );
-        const call = callOf(
-          backend,
-          packed.tensors as unknown as PackedInputs,
-          { activation, expertSize, dOut, storage },
-          {
-            x: matrix(x, rows),
-            selection: tf.tensor2d(selection, [rows, experts], 'bool'),
-            experts,
-          },
-        );
-        expect(manyFits(backend, call)).toBe(true);
-        const out = tf.engine().makeTensorFromTensorInfo(manyRows(backend, call, plan));
-        const values = out.dataSync();
-        packed.dispose();
-        return values;
-      }),
-  };
-}
-
 /** All plans that the kernels have for a shape. */
-function plans({ dOut, experts, expertSize, gated }: Shape): [string, ManyPlan][] {
+function plans({ dOut, experts, expertSize, gated }: ExactShape): [string, ManyPlan][] {
   const all: [string, ManyPlan][] = [['masked', { kind: 'masked' }]];
   if (!gated && dOut <= 1024) all.push(['hundreds', { kind: 'hundreds' }]);
   for (const width of [128, 64] as const) {
@@ -114,7 +28,7 @@ function plans({ dOut, experts, expertSize, gated }: Shape): [string, ManyPlan][
 const bars = { float16: 1e-3, bfloat16: 6e-3 };
 
 emulated('the expert op for many rows', (cuda) => {
-  test.each<[string, Shape, 'float16' | 'bfloat16']>([
+  test.each<[string, ExactShape, 'float16' | 'bfloat16']>([
     [
       'one tile, one step',
       { rows: 128, dIn: 64, dOut: 64, experts: 2, expertSize: 128, density: 1 },
@@ -188,10 +102,15 @@ emulated('the expert op for many rows', (cuda) => {
   ])(
     '%s',
     (_, shape, storage) => {
-      const { run, expected } = layer(shape, storage);
-      for (const [name, plan] of plans(shape)) {
-        expect(relativeError(run(cuda(), plan), expected), name).toBeLessThanOrEqual(bars[storage]);
-      }
+      const layer = exactLayer(shape);
+      const expected = referenceDynamicKExperts(layer.x, layer.selection, layer.ffn);
+      withCall(cuda(), layer, { storage }, (call) => {
+        expect(manyFits(cuda(), call)).toBe(true);
+        for (const [name, plan] of plans(shape)) {
+          const out = tf.engine().makeTensorFromTensorInfo(manyRows(cuda(), call, plan));
+          expect(relativeError(out.dataSync(), expected), name).toBeLessThanOrEqual(bars[storage]);
+        }
+      });
     },
     300_000,
   );

@@ -11,7 +11,7 @@ import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { valuesOf } from '../../../testing/against-cpu.js';
 import { emulated } from '../../../testing/emulated.js';
-import { relativeError } from '../../../testing/relative-error.js';
+import { relativeError } from '../../../../kernels/testing/closeness.js';
 
 interface Case {
   batch: number;

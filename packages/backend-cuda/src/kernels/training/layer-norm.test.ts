@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { valuesOf } from '../../../testing/against-cpu.js';
 import { emulated } from '../../../testing/emulated.js';
-import { relativeError } from '../../../testing/relative-error.js';
+import { relativeError } from '../../../../kernels/testing/closeness.js';
 
 const epsilon = 1e-5;
 

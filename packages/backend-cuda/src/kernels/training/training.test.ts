@@ -14,7 +14,7 @@ import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { valuesOf } from '../../../testing/against-cpu.js';
 import { emulated } from '../../../testing/emulated.js';
-import { relativeError } from '../../../testing/relative-error.js';
+import { relativeError } from '../../../../kernels/testing/closeness.js';
 
 const seeds = fc.integer({ min: 1, max: 1e6 });
 
@@ -34,6 +34,17 @@ function product(
     }
     return sum;
   });
+}
+
+/** Holds what `run` gives on the backend against what it gives on tfjs's cpu. */
+async function expectAsOnCpu(run: () => ArrayLike<number>[], tolerance: number): Promise<void> {
+  const got = run();
+  await tf.setBackend('cpu');
+  const expected = run();
+  await tf.setBackend('cuda');
+  for (const [i, values] of got.entries()) {
+    expect(relativeError(values, expected[i] ?? [])).toBeLessThan(tolerance);
+  }
 }
 
 emulated('training', (cuda) => {
@@ -241,6 +252,7 @@ emulated('training', (cuda) => {
   });
 
   test('rotary embedding and its gradient are those of the composed form', async () => {
+    expect.hasAssertions();
     const run = () =>
       tf.tidy(() => {
         const x = tf.tensor2d(valuesOf(2 * 5 * 3 * 6, 4), [10, 18]);
@@ -249,18 +261,13 @@ emulated('training', (cuda) => {
         const op = (x: tf.Tensor) => rotate(x as tf.Tensor2D, tables);
         return [op(x), tf.grad(op)(x, dy)].map((t) => t.dataSync().slice());
       });
-    const got = run();
-    await tf.setBackend('cpu');
-    const expected = run();
-    await tf.setBackend('cuda');
-    for (const [i, values] of got.entries()) {
-      expect(relativeError(values, expected[i] as Float32Array)).toBeLessThan(1e-6);
-    }
+    await expectAsOnCpu(run, 1e-6);
   });
 
   test.each(['relu', 'gelu', 'gelu_tanh', 'silu'] as const)(
     '%s and its gradient are those of the composed form',
     async (activation) => {
+      expect.hasAssertions();
       const run = () =>
         tf.tidy(() => {
           const x = tf.tensor2d(
@@ -271,13 +278,7 @@ emulated('training', (cuda) => {
           const op = (x: tf.Tensor) => activate(x, activation);
           return [op(x), tf.grad(op)(x, dy)].map((t) => t.dataSync().slice());
         });
-      const got = run();
-      await tf.setBackend('cpu');
-      const expected = run();
-      await tf.setBackend('cuda');
-      for (const [i, values] of got.entries()) {
-        expect(relativeError(values, expected[i] as Float32Array)).toBeLessThan(1e-5);
-      }
+      await expectAsOnCpu(run, 1e-5);
     },
   );
 

@@ -1,12 +1,10 @@
 import { fileURLToPath } from 'node:url';
 import { openSafetensors } from '@d2dmoe/safetensors';
 import { fileSource } from '@d2dmoe/safetensors/node';
-import type { Activation } from '../types.js';
-import type { ReferenceExperts } from '../reference.js';
+import type { Activation } from '../src/types.js';
+import type { ReferenceExperts } from '../src/reference.js';
 
-const file = fileURLToPath(
-  new URL('../../../../tools/fixtures/method.safetensors', import.meta.url),
-);
+const file = fileURLToPath(new URL('../../../tools/fixtures/method.safetensors', import.meta.url));
 
 /** The tensors that PyTorch computed in float64, by name, row-major. */
 export async function recordedTensors(): Promise<(name: string) => Float64Array> {

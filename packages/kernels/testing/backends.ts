@@ -2,7 +2,7 @@ import '@tensorflow/tfjs-layers'; // registers tfjs's gradients
 import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
-import { useWasm } from '../node.js';
+import { useWasm } from '../src/node.js';
 
 /**
  * What the expert op's tests run on. The last one leaves its kernels registered, so a file goes through them once, in

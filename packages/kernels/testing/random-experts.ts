@@ -1,21 +1,26 @@
 import { Random } from '@d2dmoe/core';
 import * as tf from '@tensorflow/tfjs-core';
 import * as fc from 'fast-check';
-import { packExperts } from '../pack-experts.js';
-import type { ReferenceExperts } from '../reference.js';
-import type { FeedForwardWeights, PackedExperts } from '../types.js';
+import { packExperts } from '../src/pack-experts.js';
+import type { ReferenceExperts } from '../src/reference.js';
+import type { ExpertStorage, FeedForwardWeights, PackedExperts } from '../src/types.js';
 
-/** Odd and small shapes of every kind of FFN, with a seed for their values. */
+/** Every kind of FFN, with a seed for its values. */
+export const ffnKinds = {
+  activation: fc.constantFrom('relu', 'gelu', 'gelu_tanh', 'silu'),
+  gated: fc.boolean(),
+  biases: fc.boolean(),
+  seed: fc.nat(),
+};
+
+/** Odd and small shapes of every kind of FFN. */
 export const ffnShapes = fc.record({
   rows: fc.nat(9),
   dIn: fc.integer({ min: 1, max: 13 }),
   dOut: fc.integer({ min: 1, max: 11 }),
   experts: fc.integer({ min: 1, max: 7 }),
   expertSize: fc.integer({ min: 1, max: 12 }),
-  activation: fc.constantFrom('relu', 'gelu', 'gelu_tanh', 'silu'),
-  gated: fc.boolean(),
-  biases: fc.boolean(),
-  seed: fc.nat(),
+  ...ffnKinds,
 });
 
 export type FfnShape = typeof ffnShapes extends fc.Arbitrary<infer Shape> ? Shape : never;
@@ -25,8 +30,16 @@ export function normals(count: number, random: Random, deviation = 1): Float64Ar
   return Float64Array.from({ length: count }, () => Math.fround(random.normal() * deviation));
 }
 
-/** An FFN whose hidden activations and outputs are of the order of 1, and rows for it. */
-export function randomExperts(shape: FfnShape): { x: Float64Array; ffn: ReferenceExperts } {
+/**
+ * An FFN whose hidden activations and outputs are of the order of 1, and rows for it: they are drawn last, so that the
+ * FFN is the same for any number of them.
+ *
+ * @param draw Draws `count` numbers of a standard deviation.
+ */
+export function randomExperts(
+  shape: FfnShape,
+  draw: typeof normals = normals,
+): { x: Float64Array; ffn: ReferenceExperts } {
   const { rows, dIn, dOut, experts, expertSize, activation, gated, biases } = shape;
   const random = new Random(shape.seed);
   const hidden = experts * expertSize;
@@ -36,22 +49,36 @@ export function randomExperts(shape: FfnShape): { x: Float64Array; ffn: Referenc
     experts,
     expertSize,
     activation,
-    up: normals(hidden * dIn, random, 1 / Math.sqrt(dIn)),
-    down: normals(hidden * dOut, random, 1 / Math.sqrt(hidden)),
+    up: draw(hidden * dIn, random, 1 / Math.sqrt(dIn)),
+    down: draw(hidden * dOut, random, 1 / Math.sqrt(hidden)),
   };
-  if (gated) ffn.gate = normals(hidden * dIn, random, 1 / Math.sqrt(dIn));
+  if (gated) ffn.gate = draw(hidden * dIn, random, 1 / Math.sqrt(dIn));
   if (biases) {
-    ffn.upBias = normals(hidden, random);
-    ffn.downBias = normals(dOut, random);
-    if (gated) ffn.gateBias = normals(hidden, random);
+    ffn.upBias = draw(hidden, random);
+    ffn.downBias = draw(dOut, random);
+    if (gated) ffn.gateBias = draw(hidden, random);
   }
-  return { x: normals(rows * dIn, random), ffn };
+  return { x: draw(rows * dIn, random), ffn };
 }
 
-/** A selection of about half of the experts, without regard to any rule. */
-export function randomSelection(pairs: number, seed: number): Uint8Array {
+/** A selection of about a `density` of the experts, without regard to any rule. */
+export function randomSelection(pairs: number, seed: number, density = 0.5): Uint8Array {
   const random = new Random(seed).fork('selection');
-  return Uint8Array.from({ length: pairs }, () => random.integer(2));
+  return Uint8Array.from({ length: pairs }, () => (random.uniform() >= 1 - density ? 1 : 0));
+}
+
+export interface LayerShape extends FfnShape {
+  /** Share of the experts that a row selects. */
+  density: number;
+}
+
+/** {@link randomExperts} and a {@link randomSelection} of them. */
+export function randomLayer(shape: LayerShape, draw?: typeof normals) {
+  const { rows, experts, seed, density } = shape;
+  return {
+    ...randomExperts(shape, draw),
+    selection: randomSelection(rows * experts, seed, density),
+  };
 }
 
 /** The FFN's weights as tensors of the current backend. */
@@ -74,10 +101,11 @@ export function weightsOf(ffn: ReferenceExperts): FeedForwardWeights {
 export function withExperts<T extends tf.TensorContainer | void>(
   ffn: ReferenceExperts,
   use: (experts: PackedExperts, weights: FeedForwardWeights) => T,
+  storage: ExpertStorage = 'float32',
 ): T {
   return tf.tidy(() => {
     const weights = weightsOf(ffn);
-    const experts = packExperts(weights, ffn.expertSize);
+    const experts = packExperts(weights, ffn.expertSize, { storage });
     try {
       return use(experts, weights);
     } finally {

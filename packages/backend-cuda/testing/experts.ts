@@ -1,0 +1,75 @@
+import type { Random } from '@d2dmoe/core';
+import type { ExpertStorage } from '@d2dmoe/kernels';
+import {
+  booleans,
+  type LayerShape,
+  matrix,
+  randomLayer,
+  withExperts,
+} from '../../kernels/testing/random-experts.js';
+import type { CudaBackend } from '../src/index.js';
+import type { ExpertsCall } from '../src/experts/call.js';
+import { callOf, type PackedInputs } from '../src/experts/dynamic-k-experts.js';
+
+type Layer = ReturnType<typeof randomLayer>;
+
+/** A {@link LayerShape} whose kind may be left to {@link exactLayer}. */
+export type ExactShape = Pick<
+  LayerShape,
+  'rows' | 'dIn' | 'dOut' | 'experts' | 'expertSize' | 'density'
+> &
+  Partial<LayerShape>;
+
+/** Normal draws with the 8 bits of bf16, which fp16 holds as well. */
+function coarse(count: number, random: Random, deviation = 1): Float64Array {
+  const value = new Float32Array(1);
+  const bits = new Uint32Array(value.buffer);
+  return Float64Array.from({ length: count }, () => {
+    value[0] = random.normal() * deviation;
+    bits[0] = (bits[0] ?? 0) & 0xffff0000;
+    return value[0] ?? 0;
+  });
+}
+
+/**
+ * A layer, plain with ReLU and biases where the shape does not say, whose values 16 bits hold exactly: what is left is
+ * the kernels' own rounding.
+ */
+export function exactLayer(shape: ExactShape): Layer {
+  const seed = shape.rows + shape.experts;
+  return randomLayer({ activation: 'relu', gated: false, biases: true, seed, ...shape }, coarse);
+}
+
+/** Runs `use` with a layer's call of the op, its experts packed in a storage, in a tf.tidy, and frees all. */
+export function withCall(
+  backend: CudaBackend,
+  { x, ffn, selection }: Layer,
+  { storage, expectedDensity }: { storage: ExpertStorage; expectedDensity?: number | undefined },
+  use: (call: ExpertsCall) => void,
+): void {
+  const { dIn, dOut, experts, expertSize, activation } = ffn;
+  const rows = x.length / dIn;
+  withExperts(
+    ffn,
+    ({ tensors }) => {
+      const call = callOf(
+        backend,
+        tensors as unknown as PackedInputs,
+        {
+          activation,
+          expertSize,
+          dOut,
+          storage,
+          ...(expectedDensity !== undefined && { expectedDensity }),
+        },
+        {
+          x: matrix(x, rows, dIn),
+          selection: booleans(selection, rows, experts),
+          experts,
+        },
+      );
+      use(call);
+    },
+    storage,
+  );
+}
