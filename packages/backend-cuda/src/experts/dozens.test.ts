@@ -58,7 +58,8 @@ emulated('the expert op for some dozen rows', (cuda) => {
   test.each([
     ['float32', 'float32', 1e-5],
     ['float32', 'tf32', 1e-3],
-    ['float16', 'float32', 1e-3],
+    // Of a few outputs of a few pairs, roundings alone can leave more than 1e-3.
+    ['float16', 'float32', 2e-3],
     ['bfloat16', 'float32', 1.5e-2],
     ['int8', 'float32', 3e-2],
   ] as const)('in %s, products in %s, gives what float64 does', (storage, precision, bar) => {
