@@ -10,7 +10,6 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <dlfcn.h>
-#include <glob.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -38,6 +37,8 @@ __device__ long long probes[1024 * 8];
       fflush(stdout), _exit(2);                                                       \
     }                                                                                 \
   } while (0)
+
+#include "cublaslt-fused.cuh"
 
 static int multiprocessors, failures, checks;
 static cudaStream_t stream;  // of all that is timed; waits for what the default stream does, and the reverse
@@ -285,92 +286,6 @@ static void check_all() {
   printf("%d of %d checks failed\n\n", failures, checks);
 }
 
-// ---- cuBLASLt, by the same numbers that the binding for Node uses ---------------------------------------------------
-
-struct Heuristic {
-  unsigned long long algo[8];
-  size_t workspace;
-  int state;
-  float waves;
-  int reserved[4];
-};
-struct CublasLt {
-  void *library = nullptr, *handle = nullptr, *workspace = nullptr;
-  int (*create)(void **);
-  int (*desc_create)(void **, int, int);
-  int (*desc_set)(void *, int, const void *, size_t);
-  int (*layout_create)(void **, int, unsigned long long, unsigned long long, long long);
-  int (*preference_create)(void **);
-  int (*preference_set)(void *, int, const void *, size_t);
-  int (*heuristic)(void *, void *, void *, void *, void *, void *, void *, int, Heuristic *, int *);
-  int (*matmul)(void *, void *, const void *, const void *, void *, const void *, void *, const void *, const void *, void *, void *, void *, const unsigned long long *,
-                void *, size_t, void *);
-  static constexpr size_t WORKSPACE = 64u << 20;
-
-  bool open() {
-    std::vector<std::string> names;
-    if (const char *named = getenv("D2DMOE_LIBCUBLASLT")) names.push_back(named);
-    for (const char *name : {"libcublasLt.so.13", "libcublasLt.so.12"}) names.push_back(name);
-    for (const char *pattern : {"/usr/local/cuda*/lib64/libcublasLt.so.1[23]", "/opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]",
-                                "/usr/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]", "/usr/local/lib/python3*/*-packages/nvidia/*/lib/libcublasLt.so.1[23]"}) {
-      glob_t found;
-      if (glob(pattern, 0, nullptr, &found) == 0)
-        for (size_t i = 0; i < found.gl_pathc; i++) names.push_back(found.gl_pathv[i]);
-      globfree(&found);
-    }
-    for (const std::string &name : names)
-      if ((library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL))) {
-        printf("cuBLASLt: %s\n", name.c_str());
-        break;
-      }
-    if (!library) return false;
-    auto get = [&](const char *name) { return dlsym(library, name); };
-    create = (decltype(create))get("cublasLtCreate");
-    desc_create = (decltype(desc_create))get("cublasLtMatmulDescCreate");
-    desc_set = (decltype(desc_set))get("cublasLtMatmulDescSetAttribute");
-    layout_create = (decltype(layout_create))get("cublasLtMatrixLayoutCreate");
-    preference_create = (decltype(preference_create))get("cublasLtMatmulPreferenceCreate");
-    preference_set = (decltype(preference_set))get("cublasLtMatmulPreferenceSetAttribute");
-    heuristic = (decltype(heuristic))get("cublasLtMatmulAlgoGetHeuristic");
-    matmul = (decltype(matmul))get("cublasLtMatmul");
-    CHECK(cudaMalloc(&workspace, WORKSPACE));
-    return create(&handle) == 0;
-  }
-
-  struct Plan {
-    void *desc, *left, *right, *out;
-    std::vector<Heuristic> found;
-    int best = 0;
-  };
-  // out [m, n] = a [m, k] · op(b), b [n, k] where `transposed`, with bias and where `relu` the activation.
-  Plan plan(int m, int n, int k, bool transposed, int type, bool relu, const void *bias) const {
-    Plan p;
-    auto must = [](int status, const char *what) {
-      if (status) printf("%s failed: %d\n", what, status), exit(2);
-    };
-    must(desc_create(&p.desc, 68, 0), "cublasLtMatmulDescCreate");
-    const int first = transposed, second = 0, epilogue = relu ? 2 + 4 : 4;
-    must(desc_set(p.desc, 3, &first, 4), "TRANSA"), must(desc_set(p.desc, 4, &second, 4), "TRANSB");
-    must(desc_set(p.desc, 7, &epilogue, 4), "EPILOGUE"), must(desc_set(p.desc, 8, &bias, 8), "BIAS");
-    must(layout_create(&p.left, type, transposed ? k : n, transposed ? n : k, transposed ? k : n), "layout");
-    must(layout_create(&p.right, type, k, m, k), "layout");
-    must(layout_create(&p.out, type, n, m, n), "layout");
-    void *preference;
-    must(preference_create(&preference), "preference");
-    const size_t bytes = WORKSPACE;
-    must(preference_set(preference, 1, &bytes, 8), "workspace");
-    p.found.resize(8);
-    int count = 0;
-    must(heuristic(handle, p.desc, p.left, p.right, p.out, p.out, preference, 8, p.found.data(), &count), "heuristic");
-    p.found.resize(count);
-    return p;
-  }
-  int run(const Plan &p, int which, const void *a, const void *b, void *out) const {
-    const float one = 1, zero = 0;
-    return matmul(handle, p.desc, &one, b, p.left, a, p.right, &zero, out, p.out, out, p.out, p.found[which].algo, workspace, WORKSPACE, stream);
-  }
-};
-
 // ---- Times ---------------------------------------------------------------------------------------------------------
 
 static std::vector<std::string> summary;
@@ -426,7 +341,7 @@ static void print_probes(int blocks) {
 }
 #endif
 
-template <typename T> static void time_shape(const CublasLt &lt, const Shape &s, const std::vector<Bar> &bars) {
+template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, const std::vector<Bar> &bars) {
   constexpr bool BF16 = std::is_same<T, bf16>::value;
   constexpr int LAYERS = 16;
   std::vector<Layer<T> *> layers;
@@ -435,7 +350,7 @@ template <typename T> static void time_shape(const CublasLt &lt, const Shape &s,
   printf("d %d -> %d, %d experts of %d, N %d, %s, in a graph over %d layers\n", s.d, s.d_out, s.experts, s.size, s.rows, BF16 ? "bf16" : "fp16", LAYERS);
   double dense = 0;
   if (lt.handle) {
-    std::vector<CublasLt::Plan> first, second;
+    std::vector<FusedLt::Plan> first, second;
     for (Layer<T> *l : layers) {
       first.push_back(lt.plan(s.rows, s.hidden(), s.d, true, BF16 ? 14 : 2, true, l->up_bias16));
       second.push_back(lt.plan(s.rows, s.d_out, s.hidden(), false, BF16 ? 14 : 2, false, l->down_bias16));
@@ -445,7 +360,7 @@ template <typename T> static void time_shape(const CublasLt &lt, const Shape &s,
     for (int product = 0; product < 2; product++) {
       for (int i = 0; i < (int)(product ? second : first)[0].found.size(); i++) {
         auto go = [&](int l) {
-          return product ? lt.run(second[l], i, layers[l]->hidden16, layers[l]->down, layers[l]->out16) : lt.run(first[l], i, layers[l]->x, layers[l]->up, layers[l]->hidden16);
+          return product ? lt.run(second[l], i, layers[l]->hidden16, layers[l]->down, layers[l]->out16, stream) : lt.run(first[l], i, layers[l]->x, layers[l]->up, layers[l]->hidden16, stream);
         };
         if (go(0) != 0) continue;
         const double us = graph_us(LAYERS, go);
@@ -453,8 +368,8 @@ template <typename T> static void time_shape(const CublasLt &lt, const Shape &s,
       }
     }
     dense = graph_us(LAYERS, [&](int l) {
-      lt.run(first[l], best[0], layers[l]->x, layers[l]->up, layers[l]->hidden16);
-      lt.run(second[l], best[1], layers[l]->hidden16, layers[l]->down, layers[l]->out16);
+      lt.run(first[l], best[0], layers[l]->x, layers[l]->up, layers[l]->hidden16, stream);
+      lt.run(second[l], best[1], layers[l]->hidden16, layers[l]->down, layers[l]->out16, stream);
     });
     printf("  cuBLASLt: %.2f and %.2f us, dense %.2f us\n", least[0], least[1], dense);
   }
@@ -486,7 +401,7 @@ template <typename T> static void time_shape(const CublasLt &lt, const Shape &s,
 }
 
 static void time_all() {
-  CublasLt lt;
+  FusedLt lt;
   if (!lt.open()) printf("cuBLASLt was not found: no ratios\n");
   time_shape<__half>(lt, {197, 768, 768, 24, 128}, {{10, 0.8}, {2, 0.5}, {5, 0.8}, {24, 1.0}});
   time_shape<bf16>(lt, {197, 768, 768, 24, 128}, {{10, 0.8}, {2, 0.5}});

@@ -3,8 +3,6 @@
 #pragma once
 #include <cuda.h>
 #include <cuda_runtime.h>
-#include <dlfcn.h>
-#include <glob.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -28,6 +26,8 @@
       exit(2);                                                                        \
     }                                                                                 \
   } while (0)
+
+#include "cublaslt.cuh"
 
 static int multiprocessors;
 template <typename T> static T *device(size_t count) {
@@ -182,60 +182,42 @@ static std::vector<float> host(const float *from, size_t n) {
   return v;
 }
 
+// The router's experts by its own scores, its hidden layer rounded as the kernel does.
+// `margin` is the least relative distance between the last that runs and the first that does not.
+[[maybe_unused]] static std::vector<unsigned char> reference_route(const Shape &s, const Weights &w, const float *x, int rows, int storage, float share, double &margin) {
+  margin = 1;
+  const std::vector<float> xs = host(x, (size_t)rows * s.d), wh = host(w.plain_router_hidden, (size_t)s.router * s.d), wo = host(w.plain_router_output, (size_t)s.experts() * s.router);
+  const int n = s.experts(), k = (int)std::max(1.0f, std::round(share * n));
+  std::vector<unsigned char> mask((size_t)rows * n);
+  for (int r = 0; r < rows; r++) {
+    std::vector<double> h(s.router), norm(n);
+    for (int j = 0; j < s.router; j++) {
+      double sum = 0;
+      for (int i = 0; i < s.d; i++) sum += (double)xs[(size_t)r * s.d + i] * wh[(size_t)j * s.d + i];
+      const float v = (float)std::max(0.0, sum);
+      h[j] = storage == BFLOAT16 ? (double)__bfloat162float(__float2bfloat16(v)) : storage == TF32 || storage == FLOAT32 ? (double)v : (double)__half2float(__float2half(v));
+    }
+    for (int e = 0; e < n; e++) {
+      double sum = 0;
+      for (int j = 0; j < s.router; j++) sum += h[j] * wo[(size_t)e * s.router + j];
+      norm[e] = std::fabs(sum);
+    }
+    for (int e = 0; e < n; e++) {
+      int place = 0;
+      for (int o = 0; o < n; o++) place += norm[o] > norm[e] || (norm[o] == norm[e] && o < e);
+      mask[(size_t)r * n + e] = place < k;
+    }
+    std::vector<double> sorted = norm;
+    std::sort(sorted.rbegin(), sorted.rend());
+    if (k < n) margin = std::min(margin, 1 - sorted[k] / sorted[k - 1]);
+  }
+  return mask;
+}
+
 static int failures = 0, checks = 0;
 static const char *const NAMES[] = {"fp16", "bf16", "tf32", "float32", "int8"};
 
-// ---- cuBLASLt, by the same numbers that the binding for Node uses ------------------------------------------------------
-
-struct Heuristic {
-  unsigned long long algo[8];
-  size_t workspace;
-  int state;
-  float waves;
-  int reserved[4];
-};
-struct CublasLt {
-  void *library = nullptr, *handle = nullptr, *workspace = nullptr;
-  int (*create)(void **);
-  int (*desc_create)(void **, int, int);
-  int (*desc_set)(void *, int, const void *, size_t);
-  int (*layout_create)(void **, int, unsigned long long, unsigned long long, long long);
-  int (*preference_create)(void **);
-  int (*preference_set)(void *, int, const void *, size_t);
-  int (*heuristic)(void *, void *, void *, void *, void *, void *, void *, int, Heuristic *, int *);
-  int (*matmul)(void *, void *, const void *, const void *, void *, const void *, void *, const void *, const void *, void *, void *, void *, const unsigned long long *, void *, size_t, void *);
-  static constexpr size_t WORKSPACE = 64u << 20;
-
-  bool open() {
-    std::vector<std::string> names;
-    if (const char *named = getenv("D2DMOE_LIBCUBLASLT")) names.push_back(named);
-    for (const char *name : {"libcublasLt.so.13", "libcublasLt.so.12"}) names.push_back(name);
-    for (const char *pattern : {"/usr/local/cuda*/lib64/libcublasLt.so.1[23]", "/opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]",
-                                "/usr/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]", "/usr/local/lib/python3*/*-packages/nvidia/*/lib/libcublasLt.so.1[23]"}) {
-      glob_t found;
-      if (glob(pattern, 0, nullptr, &found) == 0)
-        for (size_t i = 0; i < found.gl_pathc; i++) names.push_back(found.gl_pathv[i]);
-      globfree(&found);
-    }
-    for (const std::string &name : names)
-      if ((library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL))) {
-        printf("cuBLASLt: %s\n", name.c_str());
-        break;
-      }
-    if (!library) return false;
-    auto get = [&](const char *name) { return dlsym(library, name); };
-    create = (decltype(create))get("cublasLtCreate");
-    desc_create = (decltype(desc_create))get("cublasLtMatmulDescCreate");
-    desc_set = (decltype(desc_set))get("cublasLtMatmulDescSetAttribute");
-    layout_create = (decltype(layout_create))get("cublasLtMatrixLayoutCreate");
-    preference_create = (decltype(preference_create))get("cublasLtMatmulPreferenceCreate");
-    preference_set = (decltype(preference_set))get("cublasLtMatmulPreferenceSetAttribute");
-    heuristic = (decltype(heuristic))get("cublasLtMatmulAlgoGetHeuristic");
-    matmul = (decltype(matmul))get("cublasLtMatmul");
-    CHECK(cudaMalloc(&workspace, WORKSPACE));
-    return create(&handle) == 0;
-  }
-};
+// ---- The dense layer -------------------------------------------------------------------------------------------------
 
 // out [m, n] = x [m, k] · w + bias, w being [n, k] (the up projection) or [k, n] (down), fp16 or bf16 throughout.
 struct Dense {

@@ -10,7 +10,6 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <dlfcn.h>
-#include <glob.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,6 +34,8 @@
       fflush(stdout), _exit(2);                                                       \
     }                                                                                 \
   } while (0)
+
+#include "cublaslt-fused.cuh"
 
 static int multiprocessors, failures, checks;
 static cudaStream_t stream;  // of all that is timed; waits for what the default stream does, and the reverse
@@ -384,92 +385,6 @@ static void check_all() {
   printf("%d of %d checks failed\n\n", failures, checks);
 }
 
-// ---- cuBLASLt, by the same numbers that the binding for Node uses ---------------------------------------------------
-
-struct Heuristic {
-  unsigned long long algo[8];
-  size_t workspace;
-  int state;
-  float waves;
-  int reserved[4];
-};
-struct CublasLt {
-  void *library = nullptr, *handle = nullptr, *workspace = nullptr;
-  int (*create)(void **);
-  int (*desc_create)(void **, int, int);
-  int (*desc_set)(void *, int, const void *, size_t);
-  int (*layout_create)(void **, int, unsigned long long, unsigned long long, long long);
-  int (*preference_create)(void **);
-  int (*preference_set)(void *, int, const void *, size_t);
-  int (*heuristic)(void *, void *, void *, void *, void *, void *, void *, int, Heuristic *, int *);
-  int (*matmul)(void *, void *, const void *, const void *, void *, const void *, void *, const void *, const void *, void *, void *, void *, const unsigned long long *,
-                void *, size_t, void *);
-  static constexpr size_t WORKSPACE = 64u << 20;
-
-  bool open() {
-    std::vector<std::string> names;
-    if (const char *named = getenv("D2DMOE_LIBCUBLASLT")) names.push_back(named);
-    for (const char *name : {"libcublasLt.so.13", "libcublasLt.so.12"}) names.push_back(name);
-    for (const char *pattern : {"/usr/local/cuda*/lib64/libcublasLt.so.1[23]", "/opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]",
-                                "/usr/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]", "/usr/local/lib/python3*/*-packages/nvidia/*/lib/libcublasLt.so.1[23]"}) {
-      glob_t found;
-      if (glob(pattern, 0, nullptr, &found) == 0)
-        for (size_t i = 0; i < found.gl_pathc; i++) names.push_back(found.gl_pathv[i]);
-      globfree(&found);
-    }
-    for (const std::string &name : names)
-      if ((library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL))) {
-        printf("cuBLASLt: %s\n", name.c_str());
-        break;
-      }
-    if (!library) return false;
-    auto get = [&](const char *name) { return dlsym(library, name); };
-    create = (decltype(create))get("cublasLtCreate");
-    desc_create = (decltype(desc_create))get("cublasLtMatmulDescCreate");
-    desc_set = (decltype(desc_set))get("cublasLtMatmulDescSetAttribute");
-    layout_create = (decltype(layout_create))get("cublasLtMatrixLayoutCreate");
-    preference_create = (decltype(preference_create))get("cublasLtMatmulPreferenceCreate");
-    preference_set = (decltype(preference_set))get("cublasLtMatmulPreferenceSetAttribute");
-    heuristic = (decltype(heuristic))get("cublasLtMatmulAlgoGetHeuristic");
-    matmul = (decltype(matmul))get("cublasLtMatmul");
-    CHECK(cudaMalloc(&workspace, WORKSPACE));
-    return create(&handle) == 0;
-  }
-
-  struct Plan {
-    void *desc, *left, *right, *out;
-    std::vector<Heuristic> found;
-    int best = 0;
-  };
-  // out [m, n] = a [m, k] · op(b), b [n, k] where `transposed`, with bias and where `relu` the activation.
-  Plan plan(int m, int n, int k, bool transposed, int type, bool relu, const void *bias) const {
-    Plan p;
-    auto must = [](int status, const char *what) {
-      if (status) printf("%s failed: %d\n", what, status), exit(2);
-    };
-    must(desc_create(&p.desc, 68, 0), "cublasLtMatmulDescCreate");
-    const int first = transposed, second = 0, epilogue = relu ? 2 + 4 : 4;
-    must(desc_set(p.desc, 3, &first, 4), "TRANSA"), must(desc_set(p.desc, 4, &second, 4), "TRANSB");
-    must(desc_set(p.desc, 7, &epilogue, 4), "EPILOGUE"), must(desc_set(p.desc, 8, &bias, 8), "BIAS");
-    must(layout_create(&p.left, type, transposed ? k : n, transposed ? n : k, transposed ? k : n), "layout");
-    must(layout_create(&p.right, type, k, m, k), "layout");
-    must(layout_create(&p.out, type, n, m, n), "layout");
-    void *preference;
-    must(preference_create(&preference), "preference");
-    const size_t bytes = WORKSPACE;
-    must(preference_set(preference, 1, &bytes, 8), "workspace");
-    p.found.resize(8);
-    int count = 0;
-    must(heuristic(handle, p.desc, p.left, p.right, p.out, p.out, preference, 8, p.found.data(), &count), "heuristic");
-    p.found.resize(count);
-    return p;
-  }
-  int run(const Plan &p, int which, const void *a, const void *b, void *out) const {
-    const float one = 1, zero = 0;
-    return matmul(handle, p.desc, &one, b, p.left, a, p.right, &zero, out, p.out, out, p.out, p.found[which].algo, workspace, WORKSPACE, stream);
-  }
-};
-
 // ---- Times ---------------------------------------------------------------------------------------------------------
 
 // Median milliseconds of one call over some turns of about 3 ms; `run` gets the number of the input set to use.
@@ -502,7 +417,7 @@ struct Bar {
   double most;
 };
 
-template <typename T> static void time_shape(const CublasLt &lt, const Shape &s, const std::vector<Bar> &bars) {
+template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, const std::vector<Bar> &bars) {
   constexpr bool BF16 = std::is_same<T, bf16>::value;
   Layer<T> layer(s, 3);
   layer.hidden = layer.template own<T>((size_t)s.rows * s.hidden());
@@ -510,8 +425,8 @@ template <typename T> static void time_shape(const CublasLt &lt, const Shape &s,
   const double guess = std::max(0.01, s.dense_operations() / 600e9);
   double dense = 0, dense_second = 0;
   if (lt.handle) {
-    CublasLt::Plan first = lt.plan(s.rows, s.hidden(), s.d, true, BF16 ? 14 : 2, true, layer.up_bias16), second = lt.plan(s.rows, s.d_out, s.hidden(), false, BF16 ? 14 : 2, false, layer.down_bias16);
-    auto best = [&](CublasLt::Plan &p, const char *name, const std::function<int(int, int)> &go) {
+    FusedLt::Plan first = lt.plan(s.rows, s.hidden(), s.d, true, BF16 ? 14 : 2, true, layer.up_bias16), second = lt.plan(s.rows, s.d_out, s.hidden(), false, BF16 ? 14 : 2, false, layer.down_bias16);
+    auto best = [&](FusedLt::Plan &p, const char *name, const std::function<int(int, int)> &go) {
       double least = 1e30;
       for (int i = 0; i < (int)p.found.size(); i++) {
         if (go(i, 0) != 0) continue;
@@ -521,9 +436,9 @@ template <typename T> static void time_shape(const CublasLt &lt, const Shape &s,
       printf("  cuBLASLt %-27s %8.4f ms %7.1f TFLOP/s (choice %d of %d)\n", name, least, s.dense_operations() / 2 / least * 1e-9, p.best, (int)p.found.size());
       return least;
     };
-    best(first, "first product", [&](int i, int set) { return lt.run(first, i, layer.x[set], layer.up, layer.hidden); });
-    dense_second = best(second, "second product", [&](int i, int set) { return lt.run(second, i, layer.hidden, layer.down, layer.out[set]); });
-    dense = median_ms([&](int set) { lt.run(first, first.best, layer.x[set], layer.up, layer.hidden), lt.run(second, second.best, layer.hidden, layer.down, layer.out[set]); }, 3, guess);
+    best(first, "first product", [&](int i, int set) { return lt.run(first, i, layer.x[set], layer.up, layer.hidden, stream); });
+    dense_second = best(second, "second product", [&](int i, int set) { return lt.run(second, i, layer.hidden, layer.down, layer.out[set], stream); });
+    dense = median_ms([&](int set) { lt.run(first, first.best, layer.x[set], layer.up, layer.hidden, stream), lt.run(second, second.best, layer.hidden, layer.down, layer.out[set], stream); }, 3, guess);
     printf("  cuBLASLt %-27s %8.4f ms %7.1f TFLOP/s\n", "dense", dense, s.dense_operations() / dense * 1e-9);
   }
   bool masked_done = false;
@@ -587,7 +502,7 @@ template <typename T> static void time_shape(const CublasLt &lt, const Shape &s,
 }
 
 static void time_all() {
-  CublasLt lt;
+  FusedLt lt;
   if (!lt.open()) printf("cuBLASLt was not found: no ratios\n");
   time_shape<bf16>(lt, {50432, 768, 768, 24, 128}, {{10, 0.62}, {5, 0.36}, {2, 0.22}, {24, 1.15}, {14, 1.15}});
   time_shape<bf16>(lt, {50432, 768, 768, 96, 32}, {{19, 0.85}, {10, 0.5}});

@@ -9,7 +9,6 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <dlfcn.h>
-#include <glob.h>
 
 #include <algorithm>
 #include <cmath>
@@ -32,6 +31,8 @@
       exit(2);                                                                                       \
     }                                                                                                \
   } while (0)
+
+#include "cublaslt.cuh"
 
 // ---- Inputs and the reference --------------------------------------------------------------------------------------
 
@@ -190,60 +191,9 @@ static void vector_product(const Case &c, const float *a, const float *b, float 
   CHECK(cudaGetLastError());
 }
 
-// ---- cuBLASLt, by the same numbers that the binding for Node uses ---------------------------------------------------
+// ---- cuBLASLt ------------------------------------------------------------------------------------------------------
 
-struct Heuristic {
-  unsigned long long algo[8];
-  size_t workspace;
-  int state;
-  float waves;
-  int reserved[4];
-};
-struct CublasLt {
-  void *library = nullptr, *handle = nullptr, *workspace = nullptr;
-  int (*create)(void **);
-  int (*desc_create)(void **, int, int);
-  int (*desc_set)(void *, int, const void *, size_t);
-  int (*layout_create)(void **, int, unsigned long long, unsigned long long, long long);
-  int (*layout_set)(void *, int, const void *, size_t);
-  int (*preference_create)(void **);
-  int (*preference_set)(void *, int, const void *, size_t);
-  int (*heuristic)(void *, void *, void *, void *, void *, void *, void *, int, Heuristic *, int *);
-  int (*matmul)(void *, void *, const void *, const void *, void *, const void *, void *, const void *, const void *, void *, void *, void *,
-                const unsigned long long *, void *, size_t, void *);
-  static constexpr size_t WORKSPACE = 64u << 20;
-
-  bool open() {
-    std::vector<std::string> names;
-    if (const char *named = getenv("D2DMOE_LIBCUBLASLT")) names.push_back(named);
-    for (const char *name : {"libcublasLt.so.13", "libcublasLt.so.12"}) names.push_back(name);
-    for (const char *pattern : {"/usr/local/cuda*/lib64/libcublasLt.so.1[23]", "/opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]",
-                                "/usr/lib/python3*/site-packages/nvidia/*/lib/libcublasLt.so.1[23]", "/usr/local/lib/python3*/*-packages/nvidia/*/lib/libcublasLt.so.1[23]"}) {
-      glob_t found;
-      if (glob(pattern, 0, nullptr, &found) == 0)
-        for (size_t i = 0; i < found.gl_pathc; i++) names.push_back(found.gl_pathv[i]);
-      globfree(&found);
-    }
-    for (const std::string &name : names)
-      if ((library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL))) {
-        printf("cuBLASLt: %s\n", name.c_str());
-        break;
-      }
-    if (!library) return false;
-    auto get = [&](const char *name) { return dlsym(library, name); };
-    create = (decltype(create))get("cublasLtCreate");
-    desc_create = (decltype(desc_create))get("cublasLtMatmulDescCreate");
-    desc_set = (decltype(desc_set))get("cublasLtMatmulDescSetAttribute");
-    layout_create = (decltype(layout_create))get("cublasLtMatrixLayoutCreate");
-    layout_set = (decltype(layout_set))get("cublasLtMatrixLayoutSetAttribute");
-    preference_create = (decltype(preference_create))get("cublasLtMatmulPreferenceCreate");
-    preference_set = (decltype(preference_set))get("cublasLtMatmulPreferenceSetAttribute");
-    heuristic = (decltype(heuristic))get("cublasLtMatmulAlgoGetHeuristic");
-    matmul = (decltype(matmul))get("cublasLtMatmul");
-    CHECK(cudaMalloc(&workspace, WORKSPACE));
-    return create(&handle) == 0;
-  }
-
+struct ProductsLt : CublasLt {
   // type: 14 bf16, 0 float32. compute: 68 float32, 77 tf32. Returns one function for each heuristic.
   struct Plan {
     void *desc, *left, *right, *out;
@@ -410,7 +360,7 @@ static double median_ms(const std::function<void(int)> &run, int sets, double gu
   return times[outer / 2];
 }
 
-static void time_case(const CublasLt &lt, const Case &c, bool out16, bool with_float32) {
+static void time_case(const ProductsLt &lt, const Case &c, bool out16, bool with_float32) {
   const size_t na = (size_t)c.m * c.k * c.batch, nb = (size_t)c.k * c.n * c.batch, no = (size_t)c.m * c.n * c.batch;
   const size_t set_bytes = (na + nb + no) * 2;
   const int sets = (int)std::max<size_t>(2, std::min<size_t>(12, (200u << 20) / set_bytes + 1));
@@ -431,7 +381,7 @@ static void time_case(const CublasLt &lt, const Case &c, bool out16, bool with_f
   };
   const double guess = std::max(0.004, c.operations() / 500e9);
   if (lt.handle) {
-    const CublasLt::Plan plan = lt.plan(c, 14, out16 ? 14 : 0, 68, 5);
+    const ProductsLt::Plan plan = lt.plan(c, 14, out16 ? 14 : 0, 68, 5);
     double best = 1e30;
     for (size_t i = 0; i < plan.found.size(); i++) {
       if (lt.run(plan, i, a[0], b[0], out[0]) != 0) continue;
@@ -467,7 +417,7 @@ static void time_case(const CublasLt &lt, const Case &c, bool out16, bool with_f
     printf("  float32 operands, %s\n", compute == 77 ? "tf32" : "true float32");
     library = 0;
     if (lt.handle) {
-      const CublasLt::Plan plan = lt.plan(c, 0, 0, compute, 1);
+      const ProductsLt::Plan plan = lt.plan(c, 0, 0, compute, 1);
       if (!plan.found.empty()) {
         const double ms = median_ms([&](int) { lt.run(plan, 0, x, y, z); }, 1, guess * (compute == 77 ? 2 : 12));
         row("cuBLASLt", ms, c.operations());
@@ -483,7 +433,7 @@ static void time_case(const CublasLt &lt, const Case &c, bool out16, bool with_f
 }
 
 static void time_all() {
-  CublasLt lt;
+  ProductsLt lt;
   if (!lt.open()) printf("cuBLASLt was not found: our own products only\n");
   time_case(lt, {8192, 8192, 8192}, true, false);
   time_case(lt, {8192, 8192, 8192, false, true}, true, false);
