@@ -7,12 +7,12 @@ import {
   weightType,
   type WeightStorage,
 } from './binding.js';
+import { expertTile } from './expert-tile.js';
 import {
   eachSum,
   productBody,
   productDeclarations,
   type Tile,
-  tileThreads,
   type TiledProduct,
 } from './tiled-product.js';
 
@@ -94,19 +94,7 @@ ${storageBuffers([
 ])}${paramsBinding(matrices.length + 5)}
 ${productDeclarations(product)}
 ${activationSource(activation)}${biasReader('UpBias', 0)}${gated ? biasReader('GateBias', experts * expertSize) : ''}
-
-@compute @workgroup_size(${tileThreads(tile)})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let part = tiles[params.windows * params.tileRoom + params.window * params.parts + params.part];
-  if (group.x >= part.y) {
-    return;
-  }
-  let tile = tiles[params.window * params.tileRoom + part.x + group.x];
-  let expert = tile.x - params.firstExpert;
-  let firstColumn = group.y * ${tile.columns}u;${productBody(product)}
+${expertTile(tile)}${productBody(product)}
 ${eachSum(
   tile,
   (i, columns) => `

@@ -1,11 +1,11 @@
 import { paramsBinding, pitchOf, readWeights, storageBuffers, weightType } from './binding.js';
 import type { ExpertShape } from './expert-hidden.js';
+import { expertTile } from './expert-tile.js';
 import {
   eachSum,
   productBody,
   productDeclarations,
   type Tile,
-  tileThreads,
   type TiledProduct,
 } from './tiled-product.js';
 
@@ -42,19 +42,7 @@ ${storageBuffers([
   ['outputs', 'vec4<f32>', 'read_write'],
 ])}${paramsBinding(5)}
 ${productDeclarations(product)}
-
-@compute @workgroup_size(${tileThreads(tile)})
-fn main(
-  @builtin(workgroup_id) group: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let part = tiles[params.windows * params.tileRoom + params.window * params.parts + params.part];
-  if (group.x >= part.y) {
-    return;
-  }
-  let tile = tiles[params.window * params.tileRoom + part.x + group.x];
-  let expert = tile.x - params.firstExpert;
-  let firstColumn = group.y * ${tile.columns}u;${productBody(product)}
+${expertTile(tile)}${productBody(product)}
 ${eachSum(
   tile,
   (i, columns) => `

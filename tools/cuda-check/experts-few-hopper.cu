@@ -118,72 +118,7 @@ struct Few {
 
 // ---- Checks ------------------------------------------------------------------------------------------------------------
 
-static void check_one(const Shape &s, int storage, int rows, double density, Variant v, bool biases, int x_type, int out_type) {
-  static unsigned seed = 1;
-  static std::mt19937 random(5);
-  seed += 40;
-  const Weights w = make_weights(s, storage, seed, true, biases);
-  float *x = device<float>((size_t)rows * s.d), *x32 = device<float>((size_t)rows * s.d);
-  char *x16 = device<char>((size_t)rows * s.d * 4);
-  // The reference reads what the kernel reads.
-  const int rounding = x_type ? x_type : storage == BFLOAT16 ? 1 : storage == TF32 || storage == FLOAT32 ? 0 : 2;
-  std::vector<unsigned char> mask = random_mask(rows, s.experts(), density, random);
-  for (int turn = 0; turn < 300; turn++) {
-    fill<<<64, 256>>>(x, (size_t)rows * s.d, seed + 30 + 1000 * turn, 1.7f);
-    convert<<<64, 256>>>(x, x16, (size_t)rows * s.d, rounding);
-    unpack<<<64, 256>>>(x16, nullptr, x32, rows, s.d, s.d, rounding == 1 ? (int)BFLOAT16 : rounding == 2 ? (int)HALF : (int)FLOAT32);
-    CHECK(cudaDeviceSynchronize());
-    if (!s.router) break;
-    // Another rounding of the router's sums must not change the selection.
-    double margin;
-    mask = reference_route(s, w, x32, rows, storage, density, margin);
-    if (margin > 1.5e-3) break;
-  }
-  unsigned char *selection = device<unsigned char>(mask.size());
-  CHECK(cudaMemcpy(selection, mask.data(), mask.size(), cudaMemcpyHostToDevice));
-  double *hidden = device<double>((size_t)rows * s.hidden), *expected = device<double>((size_t)rows * s.d_out);
-  reference_hidden<<<((size_t)rows * s.hidden + 7) / 8, 256>>>(x32, w, s, rows, selection, hidden);
-  reference_out<<<((size_t)rows * s.d_out + 255) / 256, 256>>>(hidden, w, s, rows, expected);
-  std::vector<double> right((size_t)rows * s.d_out);
-  CHECK(cudaMemcpy(right.data(), expected, right.size() * 8, cudaMemcpyDeviceToHost));
-  Few few(s, storage, rows, x_type, out_type, v);
-  const size_t out_bytes = right.size() * (out_type ? 2 : 4);
-  char *out = device<char>(out_bytes + 256);
-  std::vector<char> first, again(out_bytes), tail(256);
-  bool repeatable = true, outside = false;
-  cudaError_t error = cudaSuccess;
-  for (int time = 0; time < 3 && error == cudaSuccess; time++) {
-    CHECK(cudaMemset(out, 0xff, out_bytes + 256));
-    few.run(w, x_type ? (const void *)x16 : x, s.router ? nullptr : selection, density, out, 0);
-    error = cudaDeviceSynchronize();
-    if (error != cudaSuccess) break;
-    CHECK(cudaMemcpy(again.data(), out, out_bytes, cudaMemcpyDeviceToHost));
-    CHECK(cudaMemcpy(tail.data(), out + out_bytes, 256, cudaMemcpyDeviceToHost));
-    for (char c : tail) outside |= c != (char)0xff;
-    if (first.empty()) first = again;
-    repeatable &= first == again;
-  }
-  double d = 0, r = 0;
-  for (size_t i = 0; i < right.size() && error == cudaSuccess; i++) {
-    double got;
-    if (out_type == 0) got = ((float *)first.data())[i];
-    else if (out_type == 1) got = __bfloat162float(((bf16 *)first.data())[i]);
-    else got = __half2float(((__half *)first.data())[i]);
-    d += (got - right[i]) * (got - right[i]), r += right[i] * right[i];
-  }
-  const double relative = std::sqrt(d / r);
-  const double bar = storage == BFLOAT16 || out_type == 1 ? 5e-3 : storage == FLOAT32 ? 1e-5 : 1e-3;
-  checks++;
-  if (error != cudaSuccess || !repeatable || outside || !(relative <= bar)) {
-    failures++;
-    printf("FAILED %s %s d %d hidden %d e %d d_out %d%s act %d rows %d density %.2f router %d x %d out %d bias %d: %s %.2e, bar %.0e%s%s\n", v.name, NAMES[storage], s.d, s.hidden, s.size, s.d_out,
-           s.gated ? " gated" : "", s.activation, rows, density, s.router, x_type, out_type, biases, error == cudaSuccess ? "error" : cudaGetErrorString(error), relative, bar, repeatable ? "" : ", not repeatable",
-           outside ? ", wrote past the end" : "");
-    if (error != cudaSuccess) exit(1);
-  }
-  for (void *p : {(void *)x, (void *)x32, (void *)x16, (void *)selection, (void *)hidden, (void *)expected, (void *)out, w.up, w.gate, w.down, (void *)w.scales, (void *)w.plain_up, (void *)w.plain_gate, (void *)w.plain_down, w.router_hidden, w.router_output})
-    if (p) CHECK(cudaFree(p));
-}
+#include "experts-few-check.cuh"
 
 static const Variant PLAIN = {"plain", 16, false, false}, DEPENDENT = {"dependent", 16, true, false}, APART = {"a launch a stage", 16, false, true}, OWNERS_4 = {"4 owners", 4, false, false};
 

@@ -182,38 +182,6 @@ static std::vector<float> host(const float *from, size_t n) {
   return v;
 }
 
-// The router's experts by its own scores, its hidden layer rounded as the kernel does.
-// `margin` is the least relative distance between the last that runs and the first that does not.
-[[maybe_unused]] static std::vector<unsigned char> reference_route(const Shape &s, const Weights &w, const float *x, int rows, int storage, float share, double &margin) {
-  margin = 1;
-  const std::vector<float> xs = host(x, (size_t)rows * s.d), wh = host(w.plain_router_hidden, (size_t)s.router * s.d), wo = host(w.plain_router_output, (size_t)s.experts() * s.router);
-  const int n = s.experts(), k = (int)std::max(1.0f, std::round(share * n));
-  std::vector<unsigned char> mask((size_t)rows * n);
-  for (int r = 0; r < rows; r++) {
-    std::vector<double> h(s.router), norm(n);
-    for (int j = 0; j < s.router; j++) {
-      double sum = 0;
-      for (int i = 0; i < s.d; i++) sum += (double)xs[(size_t)r * s.d + i] * wh[(size_t)j * s.d + i];
-      const float v = (float)std::max(0.0, sum);
-      h[j] = storage == BFLOAT16 ? (double)__bfloat162float(__float2bfloat16(v)) : storage == TF32 || storage == FLOAT32 ? (double)v : (double)__half2float(__float2half(v));
-    }
-    for (int e = 0; e < n; e++) {
-      double sum = 0;
-      for (int j = 0; j < s.router; j++) sum += h[j] * wo[(size_t)e * s.router + j];
-      norm[e] = std::fabs(sum);
-    }
-    for (int e = 0; e < n; e++) {
-      int place = 0;
-      for (int o = 0; o < n; o++) place += norm[o] > norm[e] || (norm[o] == norm[e] && o < e);
-      mask[(size_t)r * n + e] = place < k;
-    }
-    std::vector<double> sorted = norm;
-    std::sort(sorted.rbegin(), sorted.rend());
-    if (k < n) margin = std::min(margin, 1 - sorted[k] / sorted[k - 1]);
-  }
-  return mask;
-}
-
 static int failures = 0, checks = 0;
 static const char *const NAMES[] = {"fp16", "bf16", "tf32", "float32", "int8"};
 
