@@ -216,7 +216,7 @@ static void check_all() {
 #ifdef DOZENS_F16
   constexpr int STORAGES = 1;
 #else
-  constexpr int STORAGES = 6;
+  constexpr int STORAGES = 5;
 #endif
   for (int storage = 0; storage < STORAGES; storage++) {
     const int x16 = storage == BFLOAT16 ? 1 : 2;

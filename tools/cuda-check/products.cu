@@ -327,7 +327,7 @@ static void check_all() {
     run(1280, 1528, 320, 2, false, false, true, 1);  // more tiles than multiprocessors
     run(77, 53, 29, 3, false, false, true, 1);      // nothing aligned
     run(129, 130, 67, 2, false, true, false, 3);
-    run(3, 2, 1, 1, false, false, true, 1);
+    run(3, 2, 1, 1, false, false, false, 1);  // a bias could cancel a sum of one term
     run(1, 501, 1003, 2, false, false, true, 1);
     run(333, 1, 1024, 2, false, false, true, 4);
     run(1, 512, 1024, 1, false, false, true, 8);

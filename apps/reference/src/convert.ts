@@ -56,7 +56,7 @@ export async function convert(options: ConvertOptions): Promise<Conversion> {
 
   const folder = (name: string) => join(output, 'stages', name);
   const sampled = settings.samples === undefined ? {} : { samples: settings.samples };
-  const batched = (stage: { batchSize: number; steps: number; augment?: boolean }) => ({
+  const batched = (stage: Parameters<PreparedData['batches']>[0]) => ({
     hash: data.dataset.hash,
     batches: data.batches(stage),
   });

@@ -154,7 +154,13 @@ test('images: one [3, side, side] each, or a sentence where preprocessing gives 
   });
   const pixelsOf = imageDecoder(await loadImageProcessor(folder));
   const batchesOf = (side: number) =>
-    imageBatches(dataset, pixelsOf, { side, positions: 17, augment: false }, 8, new Random(0));
+    imageBatches(
+      dataset,
+      pixelsOf,
+      { side, positions: 17, augment: false, mix: false },
+      8,
+      new Random(0),
+    );
   const { batch, labels } = await batchesOf(16).train(3);
   expect('pixelValues' in batch && batch.pixelValues.shape).toEqual([8, 3, 16, 16]);
   expect(labels).toHaveLength(8);

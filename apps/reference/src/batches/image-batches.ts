@@ -4,6 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Dataset, ImageExample } from '../data/index.js';
 import { augmentImage } from './augment.js';
 import { type Batches, evaluationBatchSize, type LabelledBatch } from './batches.js';
+import { mixImages } from './mix.js';
 import { sample, shuffledOrder } from './order.js';
 
 interface DecodedImages {
@@ -37,12 +38,17 @@ export function imageDecoder(
 
 /**
  * Images of `side` × `side` pixels, decoded as they are needed; `positions` is the model's sequence length. With `augment`
- * those for training are changed at random each time.
+ * those for training are changed at random each time, with `mix` mixed with one another.
  */
 export function imageBatches(
   dataset: Dataset<ImageExample>,
   pixelsOf: (example: ImageExample) => Promise<Float32Array>,
-  { side, positions, augment }: { side: number; positions: number; augment: boolean },
+  {
+    side,
+    positions,
+    augment,
+    mix,
+  }: { side: number; positions: number; augment: boolean; mix: boolean },
   batchSize: number,
   random: Random,
 ): Batches {
@@ -70,6 +76,7 @@ export function imageBatches(
       if (draws) augmentImage(image, side, draws, place);
       else place.set(image);
     }
+    if (draws && mix) mixImages(pixels, imageSize, draws);
     return { pixels, labels: Int32Array.from(chosen, ({ label }) => label) };
   }
 

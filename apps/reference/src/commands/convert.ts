@@ -38,7 +38,7 @@ export const trainingOptions = [
     flag: 'augment',
     type: 'boolean',
     default: true,
-    description: 'show images as they are in training, not cropped and flipped at random',
+    description: 'show images as they are in training, not cropped, flipped and mixed at random',
   },
 ] as const;
 

@@ -19,8 +19,16 @@ import {
 export interface PreparedData {
   architecture: Architecture;
   dataset: Dataset<TaskExamples[Task]>;
-  /** Batches for training of `steps` steps, of images changed at random where `augment`, and for evaluation. */
-  batches(settings: { batchSize: number; steps: number; augment?: boolean }): Batches;
+  /**
+   * Batches for training of `steps` steps and for evaluation. Images are changed at random where `augment`; they are
+   * mixed too where `distill` says that the loss does not ask for their labels.
+   */
+  batches(settings: {
+    batchSize: number;
+    steps: number;
+    augment?: boolean;
+    distill?: number;
+  }): Batches;
 }
 
 /** Where the data are and how their columns are called. */
@@ -49,11 +57,12 @@ export async function prepareData(checkpoint: string, options: DataOptions): Pro
       return {
         architecture,
         dataset,
-        batches: ({ batchSize, augment = false }) => {
+        batches: ({ batchSize, augment = false, distill = 0 }) => {
           const image = {
             side: numberField(config, 'image_size') ?? 224,
             positions: shape.maxPositions,
             augment,
+            mix: augment && distill === 1,
           };
           return imageBatches(dataset, pixelsOf, image, batchSize, random);
         },

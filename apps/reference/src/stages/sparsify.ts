@@ -26,7 +26,7 @@ export interface SparsifySettings {
   learningRate: number;
   /** Share of the loss that is the distance of the predictions to the dense model's, in [0, 1]. */
   distill: number;
-  /** Whether images are cropped and flipped at random. */
+  /** Whether images are cropped and flipped at random, and mixed where `distill` is 1. */
   augment: boolean;
 }
 
