@@ -45,19 +45,21 @@ __device__ __forceinline__ int experts_bin(bool single, int rows, int tile) {
 constexpr int EXPERTS_GROUP_BITS = 13;
 constexpr unsigned EXPERTS_NO_SEGMENT = 0xffffffff;
 
-// The bias to half of the rows of `out`, by the blocks from `block` on.
+// The bias to half of the rows of `out`, by the blocks from `block` on. A warp has 512 bytes of bias in registers and
+// goes down the rows with them, so that nothing but stores is under way.
 template <typename T>
 __device__ __forceinline__ void experts_segments_fill(int rows, T *__restrict__ out, const float *__restrict__ bias,
                                                       int d_out, int block, int half) {
-  // Of 16 bytes: fewer than 2^32 in any memory.
-  const unsigned pieces = d_out / 8, middle = rows / 2 * pieces, end = half ? rows * pieces : middle;
-  const unsigned step = (gridDim.x - (blockIdx.x - block)) * EXPERTS_THREADS;
-  for (unsigned i = (half ? middle : 0) + block * EXPERTS_THREADS + threadIdx.x; i < end; i += step) {
-    const int column = i % pieces * 8;
-    T values[8];
+  const int pieces = d_out / 8, middle = rows / 2, end = half ? rows : middle;
+  const int warps = (gridDim.x - (blockIdx.x - block)) * (EXPERTS_THREADS / 32);
+  const int first = (half ? middle : 0) + block * (EXPERTS_THREADS / 32) + threadIdx.x / 32;
+  for (int piece = threadIdx.x % 32; piece < pieces; piece += 32) {
+    __align__(16) T values[8];
 #pragma unroll
-    for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias ? __ldg(bias + column + e) : 0.0f);
-    reinterpret_cast<uint4 *>(out)[i] = *reinterpret_cast<uint4 *>(values);
+    for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias ? __ldg(bias + piece * 8 + e) : 0.0f);
+    const uint4 value = *reinterpret_cast<uint4 *>(values);
+#pragma unroll 8
+    for (int row = first; row < end; row += warps) reinterpret_cast<uint4 *>(out)[(long long)row * pieces + piece] = value;
   }
 }
 

@@ -69,14 +69,14 @@ struct Few {
 #undef KERNELS
     return (const void *)kernels[storage][rows > 1][shape.gated];
   }
-  void run(const Weights &w, const void *x, const unsigned char *selection, float share, void *out, cudaStream_t stream) const {
+  void run(const Weights &w, const void *x, const unsigned char *selection, float density, void *out, cudaStream_t stream) const {
     experts_few_args a = {};
     a.x = x, a.selection = selection, a.up = w.up, a.gate = w.gate, a.down = w.down;
     a.up_bias = w.up_bias, a.gate_bias = w.gate_bias, a.down_bias = w.down_bias, a.scales = w.scales;
     if (shape.router && selection == nullptr) a.router_hidden = w.router_hidden, a.router_output = w.router_output;
     a.out = out, a.partials = partials, a.forecast = forecast;
     a.rows = rows, a.d = shape.d, a.d_out = shape.d_out, a.experts = shape.experts(), a.expert_size = shape.size, a.activation = shape.activation;
-    a.x_type = x_type, a.out_type = out_type, a.router_width = shape.router, a.rule = 1, a.value = std::max(1.0f, std::round(share * shape.experts()));
+    a.x_type = x_type, a.out_type = out_type, a.router_width = shape.router, a.rule = 1, a.value = std::max(1.0f, std::round(density * shape.experts()));
     a.owners = owners, a.share = share;
 #ifdef FEW_STAMPS
     a.stamps = stamps;

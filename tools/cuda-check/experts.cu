@@ -249,7 +249,7 @@ template <typename T> struct Layer {
       const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 4), chunks = std::max(1, std::min({16, 8192 / u.groups, blocks}));
       const int segments = v.paired ? (u.count + 1) / 2 : u.count;
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;
-      const int filling = filled ? std::min((s.rows / 2 + 255) / 256 + 1, multiprocessors * 2) : 0;
+      const int filling = filled ? std::min((s.rows / 2 + 7) / 8 + 1, multiprocessors * 4) : 0;
       CHECK(cudaMemsetAsync(counts, 0, (u.groups * chunks + 1) * 4, stream));
       typedef void (*Count)(const unsigned *, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, int *, int *, int *, T *, const float *, int);
       typedef void (*Place)(const unsigned *, int, int, int, int, int, int, int, int, int, int, int, const unsigned *, const int *, const int *, int *, unsigned *, int4 *, T *, const float *, int);

@@ -40,7 +40,7 @@ const TILE = 1;
 /** Results kept apart: a tile's part of the pass that adds them up, beyond what adding them at once costs. */
 const APART = 0.6;
 /** A tile's rows filled with the bias, where results are added to them. */
-const FILL = 2;
+const FILL = 0.6;
 /** Grouping's launches, for each multiprocessor. */
 const GROUPING = 3;
 

@@ -47,6 +47,7 @@ const manyKernels = Object.fromEntries(
 ) as Record<'128' | '64' | 'gated', ReturnType<typeof each>>;
 
 const THREADS = 256;
+const WARPS = THREADS / 32;
 const MANY_THREADS = 384;
 /** Rings of x's and of the weights' tiles, barriers, what is looked up of a tile; as experts-many.sm90a.cu has them. */
 const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 224 + 2576;
@@ -80,7 +81,7 @@ export function runSegments(
   const blocks = Math.min(Math.ceil(rows / THREADS), multiprocessors * 4);
   const chunks = Math.max(1, Math.min(MOST_CHUNKS, Math.floor(MOST_COUNTS / groups), blocks));
   // Blocks beyond those, in either kernel, that fill half of the output with the bias.
-  const filling = isAdded ? Math.min(Math.ceil(rows / 2 / THREADS) + 1, multiprocessors * 2) : 0;
+  const filling = isAdded ? Math.min(Math.ceil(rows / 2 / WARPS) + 1, multiprocessors * 4) : 0;
   const shape = [
     mask,
     rows,
