@@ -1,10 +1,10 @@
 // The expert op for up to 3 rows on Hopper: a chain of latencies for a small layer, of reads for a large one.
 //
 // The neurons of all selected experts (of the union over the rows), in order, are cut into equal runs, one a block,
-// whatever the experts' size. A warp asks for a neuron's rows of up (and gate) in shared memory and has its activations,
-// which all blocks are told through memory. A block then has a few columns of the output, whose pieces of all selected
-// rows of down it has asked for in the meantime. What passes between blocks is a number a neuron, with the number of the
-// launch beside it, so that nothing has to be cleared.
+// whatever the experts' size. Every warp works out by itself which neurons are its own, asks for their rows of up (and
+// gate) and down in shared memory, and has their activations; the block then adds them, times their rows of down, to its
+// share of the output. Shares go through memory: each block sums a few columns over all blocks, in a fixed order, and
+// knows by their value which have come.
 //
 // All blocks have to be resident at once. The stages run in one launch, or as a launch each where they cannot.
 #include "experts.cuh"
@@ -21,18 +21,15 @@ struct experts_few_args {
   const float *scales;                           // 8-bit storages: of up, gate and down, `hidden` each
   const void *router_hidden, *router_output;     // [width, d], [experts, width] in the type of x's copy; may be null
   void *out;                                     // [rows, d_out]
-  // Numbers of 8 bytes, zeros before the first launch: how many launches there were, then pairs of a value and the number
-  // of the launch that it is of: a block's arrival [blocks], the router's hidden layer [rows, width], activations
-  // [selected neurons, rows].
-  unsigned long long *state;
+  float *partials;                               // [blocks, rows, padded d_out], zeros before and after a launch
+  float *forecast;                               // router: [rows, width], the same
   int rows, d, d_out, experts, expert_size, activation;
   int x_type, out_type;  // 0 float32, 1 bf16, 2 fp16
   int router_width, rule;
   float value;  // of the rule
   int stages;
   int owners;  // warps that have a neuron at a time
-  int slots;   // neurons that shared memory has room for, up to two an owner
-  int share;   // 16-byte pieces of the output that a block has
+  int share;   // 16-byte pieces of the output that a block sums
 #ifdef FEW_STAMPS
   long long *stamps;
 #endif
@@ -61,8 +58,12 @@ inline void few_copy(unsigned to, const void *from, int bytes, unsigned barrier)
   b.bytes -= bytes;
   b.settle();
 }
-inline unsigned long long few_read(const unsigned long long *p) { return *p; }
-inline void few_write(unsigned long long *p, unsigned long long v) { *p = v; }
+template <int N> inline void few_load(float (&v)[N], const float *p) {
+  for (int i = 0; i < N; i++) v[i] = p[i];
+}
+template <int N> inline void few_store(float *p, const float (&v)[N]) {
+  for (int i = 0; i < N; i++) p[i] = v[i];
+}
 inline void few_prefetch(const void *) {}
 inline void few_dependents() {}
 inline void few_depend() {}
@@ -71,23 +72,47 @@ inline void few_depend() {}
 __device__ __forceinline__ void few_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
-__device__ __forceinline__ unsigned long long few_read(const unsigned long long *p) {
-  unsigned long long v;
-  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
-  return v;
+template <int N> __device__ __forceinline__ void few_load(float (&v)[N], const float *p) {
+  if constexpr (N == 1)
+    asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v[0]) : "l"(p) : "memory");
+  else if constexpr (N == 2)
+    asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(v[0]), "=f"(v[1]) : "l"(p) : "memory");
+  else
+    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3]) : "l"(p) : "memory");
 }
-__device__ __forceinline__ void few_write(unsigned long long *p, unsigned long long v) { asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory"); }
+template <int N> __device__ __forceinline__ void few_store(float *p, const float (&v)[N]) {
+  if constexpr (N == 1)
+    asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(p), "f"(v[0]) : "memory");
+  else if constexpr (N == 2)
+    asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(p), "f"(v[0]), "f"(v[1]) : "memory");
+  else
+    asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
+}
 __device__ __forceinline__ void few_prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 __device__ __forceinline__ void few_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void few_depend() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 #endif
 
-// A number that other blocks wait for is written and read in one piece with its launch's number.
-__device__ __forceinline__ void few_publish(unsigned long long *p, float value, unsigned launch) {
-  few_write(p, (unsigned long long)launch << 32 | __float_as_uint(value));
+// Numbers that other blocks wait for lie in memory with all bits inverted, and zero is what has not come yet: no
+// arithmetic gives the NaN that it stands for, the hardware's being 0x7fffffff.
+template <int N> __device__ __forceinline__ void few_publish(float *p, const float (&v)[N]) {
+  float inverted[N];
+#pragma unroll
+  for (int i = 0; i < N; i++) inverted[i] = __uint_as_float(~__float_as_uint(v[i]));
+  few_store<N>(p, inverted);
 }
-__device__ __forceinline__ bool few_came(unsigned long long pair, unsigned launch) { return (unsigned)(pair >> 32) == launch; }
-__device__ __forceinline__ float few_value(unsigned long long pair) { return __uint_as_float((unsigned)pair); }
+// Of what a first few_load of it gave.
+template <int N> __device__ __forceinline__ void few_await(float (&v)[N], const float *p) {
+  for (;;) {
+    bool empty = false;
+#pragma unroll
+    for (int i = 0; i < N; i++) empty |= __float_as_uint(v[i]) == 0;
+    if (!empty) break;
+    few_load<N>(v, p);
+  }
+#pragma unroll
+  for (int i = 0; i < N; i++) v[i] = __uint_as_float(~__float_as_uint(v[i]));
+}
 
 // a / b from 1 / b, for less than 2^21.
 __device__ __forceinline__ int few_divide(int a, float reciprocal) { return (int)(((float)a + 0.5f) * reciprocal); }
@@ -119,9 +144,6 @@ __device__ __forceinline__ unsigned few_word(const unsigned char *row, int n, in
   return word;
 }
 
-// Where the bits of rows begin in a table of experts.
-constexpr int FEW_WANTED = 24;
-
 // What a warp knows of 1,024 experts: a word a lane.
 template <int ROWS> struct few_list {
   unsigned rows[ROWS], any;
@@ -152,20 +174,20 @@ template <int ROWS> struct few_list {
     through = base + sum;
   }
   __device__ __forceinline__ int end() const { return __shfl_sync(~0u, through, 31); }
-  // The selected experts in order, with the rows that want each in the upper bits: a warp writes some words'.
-  __device__ __forceinline__ void write(unsigned *table, int n, int warp, int warps) const {
+  // The expert of that rank among the selected ones, and the rows that want it.
+  __device__ __forceinline__ int find(int rank, unsigned &wanted) const {
     const int lane = threadIdx.x % 32;
-    for (int w = warp; w < 32 && first + w * 32 < n; w += warps) {
-      const unsigned word = __shfl_sync(~0u, any, w);
-      const int before = __shfl_sync(~0u, through, w) - __popc(word);
-      unsigned wanted = 1;
-      if (ROWS > 1) {
-        wanted = 0;
+    const int at = __ffs(__ballot_sync(~0u, through > rank)) - 1;
+    const unsigned word = __shfl_sync(~0u, any, at);
+    const int k = rank - (__shfl_sync(~0u, through, at) - __popc(word));
+    const int bit = __ffs(__ballot_sync(~0u, (word >> lane & 1) != 0 && __popc(word & ((1u << lane) - 1)) == k)) - 1;
+    wanted = 1;
+    if (ROWS > 1) {
+      wanted = 0;
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) wanted |= (__shfl_sync(~0u, rows[r], w) >> lane & 1) << r;
-      }
-      if (word >> lane & 1) table[before + __popc(word & ((1u << lane) - 1))] = (first + w * 32 + lane) | wanted << FEW_WANTED;
+      for (int r = 0; r < ROWS; r++) wanted |= (__shfl_sync(~0u, rows[r], at) >> bit & 1) << r;
     }
+    return first + at * 32 + bit;
   }
 };
 
@@ -255,24 +277,6 @@ template <int STORAGE, int N> __device__ __forceinline__ void few_widen(float (&
   }
 }
 
-// The sums of N values over a warp's lanes, each in 32 / N neighbouring lanes.
-template <int N> __device__ __forceinline__ float few_sums(float (&v)[N]) {
-  const int lane = threadIdx.x % 32;
-  int offset = 16;
-#pragma unroll
-  for (int half = N / 2; half > 0; half /= 2, offset /= 2) {
-    const bool upper = lane & offset;
-#pragma unroll
-    for (int i = 0; i < half; i++) {
-      const float other = __shfl_xor_sync(~0u, upper ? v[i] : v[i + half], offset);
-      v[i] = (upper ? v[i + half] : v[i]) + other;
-    }
-  }
-#pragma unroll
-  for (; offset > 0; offset /= 2) v[0] += __shfl_xor_sync(~0u, v[0], offset);
-  return v[0];
-}
-
 // ---- The router's choice ---------------------------------------------------------------------------------------------
 
 // Norms of at least 0 in shared memory to a byte an expert.
@@ -318,23 +322,25 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   constexpr int N = ELEMENTS / 4;  // columns of 4 bytes of down
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int rows = ROWS == 1 ? 1 : a.rows, n = a.experts, size = a.expert_size, owners = a.owners;
-  const int pieces = (a.d + ELEMENTS - 1) / ELEMENTS, out_pieces = (a.d_out + ELEMENTS - 1) / ELEMENTS;
-  const int row_bytes = pieces * 16, x_pieces = (pieces * ELEMENTS + 7) / 8, x_pitch = x_pieces * 8 * (int)sizeof(T);
+  const int pieces = (a.d + ELEMENTS - 1) / ELEMENTS;
+  const int row_bytes = pieces * 16, down_bytes = (a.d_out + ELEMENTS - 1) / ELEMENTS * 16, units = down_bytes / 4;
+  const int vectors = units * N / 4, x_pieces = (pieces * ELEMENTS + 7) / 8, x_pitch = x_pieces * 8 * (int)sizeof(T);
   const bool routes = a.router_hidden != nullptr;
   STAMP(0);
   STAMP_TIME(14);
 
   // Shared memory, as few-hopper-plan.ts counts it. A router's own lie where the weights come later.
   DYNAMIC_SHARED(char, shared);
-  char *xs = shared + a.slots * MATRICES * row_bytes;                    // [rows]
-  float *parts = reinterpret_cast<float *>(xs + rows * x_pitch);         // [ROWS][WARPS][ELEMENTS]
-  const unsigned barriers = hopper_address(parts + ROWS * WARPS * ELEMENTS);  // [2][WARPS]
-  unsigned *table = reinterpret_cast<unsigned *>(parts + ROWS * WARPS * ELEMENTS) + 4 * WARPS;  // [n]
+  char *downs = shared + owners * MATRICES * row_bytes;                  // [2][owners]
+  char *xs = downs + 2 * owners * down_bytes;                            // [rows]
+  float *sums = reinterpret_cast<float *>(xs + rows * x_pitch);          // [rows][units * N]
+  float *hs = sums + rows * units * N;                                   // [2][WARPS][4]
+  float *parts = hs + 2 * WARPS * 4;                                     // [WARPS][4]
+  const unsigned barriers = hopper_address(parts + WARPS * 4);           // of up, then of down: [3][owners]
   const int r_pieces = (a.router_width + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS;
   float *norms = reinterpret_cast<float *>(shared + rows * r_pieces * 16);                                      // [rows][n]
   unsigned char *chosen = reinterpret_cast<unsigned char *>(norms) + (rows * n * 4 + 15) / 16 * 16;             // [rows][n]
   unsigned *chosen_words = reinterpret_cast<unsigned *>(chosen + (rows * n + 15) / 16 * 16);                    // [rows][words]
-  unsigned long long *arrivals = a.state + 1, *forecast = arrivals + gridDim.x, *activations = forecast + rows * a.router_width;
 
   few_dependents();
   // ---- What depends on no launch before: the router's hidden layer, a neuron a block ----
@@ -347,12 +353,11 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     if (line < (long long)n * r_pieces * 16) few_prefetch(static_cast<const char *>(a.router_output) + line);
   }
   few_depend();
-  const unsigned launch = (unsigned)few_read(a.state) + 1;
 
   // ---- The selection, where it is given, and x: both on their way at once ----
   few_list<ROWS> list;
   list.first = list.base = 0;
-  if (!routes) list.read(a.selection, rows, n);
+  if (!routes && a.stages & EXPERTS) list.read(a.selection, rows, n);
   const bool whole = a.d % 8 == 0 && reinterpret_cast<size_t>(a.x) % 16 == 0;
   int x_row = 0, x_column = threadIdx.x;
   if (ROWS > 1)
@@ -368,8 +373,16 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       x.load(a, whole, x_row, x_column * 8);
     }
   };
+  float bias = 0;  // of the first column that this lane writes
+  const int begin = blockIdx.x * a.share, end = min(begin + a.share, rows * vectors);
+  if (a.stages & SUM && a.down_bias != nullptr && begin + warp < end && lane < 4) {
+    int vector = begin + warp;
+    if (ROWS > 1)
+      while (vector >= vectors) vector -= vectors;
+    if (vector * 4 + lane < a.d_out) bias = a.down_bias[vector * 4 + lane];
+  }
   if (a.stages & EXPERTS && warp < owners && lane == 0) {
-    for (int i = 0; i < 2; i++) hopper_init(barriers + (i * WARPS + warp) * 8, 1);
+    for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, 1);
     hopper_init_done();
   }
 
@@ -393,10 +406,11 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
           for (int r = 0; r < ROWS; r++) parts[warp * 4 + r] = sum[r];
         __syncthreads();
         if ((int)threadIdx.x < rows) {
-          float sum = 0;
+          float v[1] = {0};
 #pragma unroll
-          for (int p = 0; p < WARPS; p++) sum += parts[p * 4 + threadIdx.x];
-          few_publish(forecast + threadIdx.x * a.router_width + j, fmaxf(sum, 0.0f), launch);
+          for (int p = 0; p < WARPS; p++) v[0] += parts[p * 4 + threadIdx.x];
+          v[0] = fmaxf(v[0], 0.0f);
+          few_publish<1>(a.forecast + threadIdx.x * a.router_width + j, v);
         }
         __syncthreads();
       }
@@ -404,7 +418,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     STAMP(2);
     if ((a.stages & (EXPERTS | SUM)) == 0) return;
     // ---- Every block for itself: the norms from the router's hidden layer, and the choice ----
-    {
+    if (a.stages & EXPERTS) {
       constexpr int EARLY = 4;
       const int g = lane / 4, t = lane % 4;
       auto output_piece = [&](int e, int piece) {
@@ -415,11 +429,12 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       for (int i = 0; i < EARLY; i++) early[i] = output_piece(warp * 8 + g, i * 4 + t);
       for (int r = 0; r < rows; r++)
         for (int k = threadIdx.x; k < r_pieces * ROUTER_ELEMENTS; k += THREADS) {
-          unsigned long long pair = 0;
-          if (k < a.router_width)
-            do pair = few_read(forecast + r * a.router_width + k);
-            while (!few_came(pair, launch));
-          reinterpret_cast<T *>(shared + r * r_pieces * 16)[k] = experts_round<T>(few_value(pair));
+          float v[1] = {0};
+          if (k < a.router_width) {
+            const float *from = a.forecast + r * a.router_width + k;
+            few_load<1>(v, from), few_await<1>(v, from);
+          }
+          reinterpret_cast<T *>(shared + r * r_pieces * 16)[k] = experts_round<T>(v[0]);
         }
       __syncthreads();
       STAMP(3);
@@ -446,189 +461,190 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       __syncthreads();
       STAMP(4);
       list.read(chosen, rows, n);
+      // The weights come to where the choice was read.
+      hopper_proxy_fence();
+      __syncthreads();
     }
   }
 
-  // ---- The selected experts in order, and how many of their neurons are this block's ----
-  list.scan(n);
-  list.write(table, n, warp, WARPS);
-  int experts = list.end();
-  for (int first = 1024; first < n; first += 1024) {
-    list.first = first, list.base = experts;
-    list.read(a.selection, rows, n), list.scan(n);
-    list.write(table, n, warp, WARPS);
-    experts = list.end();
-  }
-  if (threadIdx.x == 0) few_publish(arrivals + blockIdx.x, 0, launch);
-  // The weights come to where a router's choice was read.
-  if (routes) hopper_proxy_fence();
-  __syncthreads();
-  const float per_size = 1.0f / (float)size, per_blocks = 1.0f / (float)gridDim.x;
-  const int selected = experts * size, run = few_divide(selected + (int)gridDim.x - 1, per_blocks);
-  const int lo = min((int)blockIdx.x * run, selected), count = a.stages & EXPERTS ? min(run, selected - lo) : 0;
-  STAMP(5);
-
-  // ---- A warp's neuron of a turn ----
-  struct neuron {
-    long long at;
-    unsigned wanted;
-    float bias, gate_bias, scale, gate_scale, down_scale;
-  };
-  const long long hidden = (long long)n * size;
-  auto place_of = [&](int k, unsigned &wanted) {
-    const int rank = few_divide(k, per_size);
-    const unsigned entry = table[rank];
-    wanted = entry >> FEW_WANTED;
-    return (long long)(entry & ((1u << FEW_WANTED) - 1)) * size + (k - rank * size);
-  };
-  auto find = [&](int place) {
-    neuron m;
-    m.at = place_of(lo + place, m.wanted);
-    return m;
-  };
-  auto finish = [&](neuron &m) {
-    m.bias = a.up_bias != nullptr ? a.up_bias[m.at] : 0.0f;
-    m.gate_bias = GATED && a.gate_bias != nullptr ? a.gate_bias[m.at] : 0.0f;
-    m.scale = m.gate_scale = m.down_scale = 1;
-    if (IS_8_BIT) {
-      m.scale = a.scales[m.at], m.down_scale = a.scales[2 * hidden + m.at];
-      if (GATED) m.gate_scale = a.scales[hidden + m.at];
+  if (a.stages & EXPERTS) {
+    // ---- How many neurons are this block's ----
+    const unsigned char *selection = routes ? chosen : a.selection;
+    list.scan(n);
+    int experts = list.end();
+    if (n > 1024) {
+      for (list.first = 1024; list.first < n; list.first += 1024) {
+        list.base = experts;
+        list.read(selection, rows, n), list.scan(n);
+        experts = list.end();
+      }
+      list.first = list.base = 0;
+      list.read(selection, rows, n), list.scan(n);
     }
-  };
-  auto ask_up = [&](const neuron &m, int slot) {
-    if (lane != 0) return;
-    const unsigned to = hopper_address(shared) + (slot * owners + warp) * MATRICES * row_bytes, barrier = barriers + (slot * WARPS + warp) * 8;
-    hopper_expect(barrier, MATRICES * row_bytes);
-    few_copy(to, static_cast<const char *>(a.up) + m.at * row_bytes, row_bytes, barrier);
-    if (GATED) few_copy(to + row_bytes, static_cast<const char *>(a.gate) + m.at * row_bytes, row_bytes, barrier);
-  };
-  neuron now = {}, next = {};
-  const int mine = warp < owners ? warp : 1 << 28;
-  const bool two = owners + warp < a.slots;
-  if (mine < count) now = find(mine), ask_up(now, 0), finish(now);
-  if (mine + owners < count) {
-    next = find(mine + owners);
-    if (two) ask_up(next, 1);
-    finish(next);
-  }
+    const float per_size = 1.0f / (float)size, per_blocks = 1.0f / (float)gridDim.x;
+    const int selected = experts * size, run = few_divide(selected + (int)gridDim.x - 1, per_blocks);
+    const int lo = min((int)blockIdx.x * run, selected), count = min(run, selected - lo);
+    STAMP(5);
 
-  // ---- The block's pieces of down: the first ones come to registers, the others nearer ----
-  constexpr int EARLY = 4;
-  const int share = a.share, first_out = blockIdx.x * share, own = min(share, out_pieces - first_out);
-  const int group = warp % share, lanes = WARPS / share * 32, k0 = warp / share * 32 + lane;
-  const bool sums = a.stages & SUM && group < own && warp < WARPS / share * share;
-  auto down_at = [&](int k) {
-    unsigned wanted;
-    return static_cast<const char *>(a.down) + (place_of(k, wanted) * out_pieces + first_out + group) * 16;
-  };
-  uint4 early[EARLY];
-  if (sums) {
-#pragma unroll
-    for (int i = 0; i < EARLY; i++) early[i] = k0 + i * lanes < selected ? experts_weights16(down_at(k0 + i * lanes)) : make_uint4(0, 0, 0, 0);
-    for (int k = k0 + EARLY * lanes; k < selected; k += lanes) few_prefetch(down_at(k));
-  }
-  STAMP(6);
-  if (!routes) finish_x();
-  __syncthreads();
-  STAMP(7);
+    // ---- A warp's neuron of a turn ----
+    struct neuron {
+      long long at;
+      unsigned wanted;
+      float bias, gate_bias, scale, gate_scale, down_scale;
+    };
+    const long long hidden = (long long)n * size;
+    auto find = [&](int place) {
+      neuron m;
+      const int rank = few_divide(lo + place, per_size);
+      if (n > 1024)
+        while (rank >= list.end()) list.base = list.end(), list.first += 1024, list.read(selection, rows, n), list.scan(n);
+      m.at = (long long)list.find(rank, m.wanted) * size + (lo + place - rank * size);
+      return m;
+    };
+    auto finish = [&](neuron &m) {
+      m.bias = a.up_bias != nullptr ? a.up_bias[m.at] : 0.0f;
+      m.gate_bias = GATED && a.gate_bias != nullptr ? a.gate_bias[m.at] : 0.0f;
+      m.scale = m.gate_scale = m.down_scale = 1;
+      if (IS_8_BIT) {
+        m.scale = a.scales[m.at], m.down_scale = a.scales[2 * hidden + m.at];
+        if (GATED) m.gate_scale = a.scales[hidden + m.at];
+      }
+    };
+    auto ask_up = [&](const neuron &m) {
+      if (lane != 0) return;
+      const unsigned to = hopper_address(shared) + warp * MATRICES * row_bytes, barrier = barriers + warp * 8;
+      hopper_expect(barrier, MATRICES * row_bytes);
+      few_copy(to, static_cast<const char *>(a.up) + m.at * row_bytes, row_bytes, barrier);
+      if (GATED) few_copy(to + row_bytes, static_cast<const char *>(a.gate) + m.at * row_bytes, row_bytes, barrier);
+    };
+    auto ask_down = [&](const neuron &m, int half) {
+      if (lane != 0) return;
+      const int slot = half * owners + warp;
+      const unsigned barrier = barriers + (owners + slot) * 8;
+      hopper_expect(barrier, down_bytes);
+      few_copy(hopper_address(downs) + slot * down_bytes, static_cast<const char *>(a.down) + m.at * down_bytes, down_bytes, barrier);
+    };
+    neuron now = {}, next = {};
+    const int mine = warp < owners ? warp : 1 << 28;
+    if (mine < count) now = find(mine), ask_up(now), ask_down(now, 0), finish(now);
+    if (mine + owners < count) next = find(mine + owners), ask_down(next, 1), finish(next);
+    STAMP(6);
+    if (!routes) finish_x();
+    __syncthreads();
+    STAMP(7);
 
-  // ---- Activations, a neuron a warp at a time ----
-  for (int turn = 0, t0 = 0; mine < count - t0; turn++, t0 += owners) {
-    const int slot = two ? turn & 1 : 0;
-    const char *w = shared + (slot * owners + warp) * MATRICES * row_bytes + lane * 16, *x = xs + lane * (ELEMENTS * (int)sizeof(T));
-    float c[MATRICES][PAIRS][4] = {};
-    hopper_wait(barriers + (slot * WARPS + warp) * 8, (two ? turn / 2 : turn) & 1);
-    int piece = lane;
+    // ---- The products, a neuron a warp at a time ----
+    for (int turn = 0, t0 = 0; turn == 0 || t0 < count; turn++, t0 += owners) {
+      const int half = turn % 2;
+      if (mine < count - t0) {
+        const char *w = shared + warp * MATRICES * row_bytes + lane * 16, *x = xs + lane * (ELEMENTS * (int)sizeof(T));
+        float c[MATRICES][PAIRS][4] = {};
+        hopper_wait(barriers + warp * 8, turn & 1);
+        int piece = lane;
 #pragma unroll 4
-    for (int first = 0; first < pieces; first += 32, piece += 32, w += 512, x += 32 * ELEMENTS * (int)sizeof(T)) {
-      const bool inside = piece < pieces;
+        for (int first = 0; first < pieces; first += 32, piece += 32, w += 512, x += 32 * ELEMENTS * (int)sizeof(T)) {
+          const bool inside = piece < pieces;
 #pragma unroll
-      for (int m = 0; m < MATRICES; m++)
-        few_multiply<STORAGE, PAIRS>(c[m], inside ? *reinterpret_cast<const uint4 *>(w + m * row_bytes) : make_uint4(0, 0, 0, 0), inside ? x : xs, x_pitch, rows);
-    }
-    const neuron m = now;
-    now = next;
-    __syncwarp();
-    if (!two && mine < count - t0 - owners) ask_up(now, 0);
-    if (mine < count - t0 - 2 * owners) {
-      next = find(t0 + 2 * owners + mine);
-      if (two) ask_up(next, slot);
-      finish(next);
-    }
-    float u[2 * PAIRS], v[2 * PAIRS];
-    few_diagonal<PAIRS>(u, c[0]);
-    if (GATED) few_diagonal<PAIRS>(v, c[MATRICES - 1]);
+          for (int m = 0; m < MATRICES; m++)
+            few_multiply<STORAGE, PAIRS>(c[m], inside ? *reinterpret_cast<const uint4 *>(w + m * row_bytes) : make_uint4(0, 0, 0, 0), inside ? x : xs, x_pitch, rows);
+        }
+        const neuron m = now;
+        now = next;
+        __syncwarp();
+        if (mine < count - t0 - owners) {
+          ask_up(now);
+          if (mine < count - t0 - 2 * owners) next = find(t0 + 2 * owners + mine), finish(next);
+        }
+        float u[2 * PAIRS], v[2 * PAIRS];
+        few_diagonal<PAIRS>(u, c[0]);
+        if (GATED) few_diagonal<PAIRS>(v, c[MATRICES - 1]);
+        float h[4] = {};
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-      u[r] = u[r] * m.scale + m.bias;
-      const float h = GATED ? experts_activate(v[r] * m.gate_scale + m.gate_bias, a.activation) * u[r] : experts_activate(u[r], a.activation);
-      if (lane == 0 && r < rows) few_publish(activations + (long long)(lo + t0 + mine) * rows + r, m.wanted >> r & 1 ? h * m.down_scale : 0.0f, launch);
-    }
-  }
-  STAMP(8);
-  if ((a.stages & SUM) == 0) return;
-
-  // ---- The block's columns: a neuron a lane at a time, 16 bytes of its row of down ----
-  float acc[ROWS][ELEMENTS] = {};
-  if (sums) {
-    for (int k = k0; k - lane < selected; k += EARLY * lanes) {
-      unsigned long long h[EARLY][ROWS] = {};
-      if (k != k0) {
-#pragma unroll
-        for (int i = 0; i < EARLY; i++) early[i] = k + i * lanes < selected ? experts_weights16(down_at(k + i * lanes)) : make_uint4(0, 0, 0, 0);
+        for (int r = 0; r < ROWS; r++) {
+          u[r] = u[r] * m.scale + m.bias;
+          h[r] = GATED ? experts_activate(v[r] * m.gate_scale + m.gate_bias, a.activation) * u[r] : experts_activate(u[r], a.activation);
+          h[r] = m.wanted >> r & 1 ? h[r] * m.down_scale : 0.0f;
+        }
+        if (lane == 0) *reinterpret_cast<float4 *>(hs + (half * WARPS + warp) * 4) = make_float4(h[0], h[1], h[2], h[3]);
+        hopper_wait(barriers + (owners + half * owners + warp) * 8, turn / 2 & 1);
       }
-      // All that have not come are asked for at once.
-      for (bool missing = true; missing;) {
-        missing = false;
+      __syncthreads();
+      if (turn == 0) STAMP(8);
+      // All are done with the turn before: its rows of down make room.
+      if (turn > 0 && mine < count - t0 - owners) ask_down(now, 1 - half);
+      const int many = min(owners, count - t0);
+      const bool last = t0 + owners >= count;
+      const float *h = hs + half * WARPS * 4;
+      for (int unit = threadIdx.x; unit < units; unit += THREADS) {
+        float acc[ROWS][N];
 #pragma unroll
-        for (int i = 0; i < EARLY; i++)
+        for (int r = 0; r < ROWS; r++)
 #pragma unroll
-          for (int r = 0; r < ROWS; r++)
-            if (r < rows && k + i * lanes < selected && !few_came(h[i][r], launch)) h[i][r] = few_read(activations + (long long)(k + i * lanes) * rows + r);
-#pragma unroll
-        for (int i = 0; i < EARLY; i++)
-#pragma unroll
-          for (int r = 0; r < ROWS; r++) missing |= r < rows && k + i * lanes < selected && !few_came(h[i][r], launch);
-      }
-#pragma unroll
-      for (int i = 0; i < EARLY; i++) {
-        const unsigned words[4] = {early[i].x, early[i].y, early[i].z, early[i].w};
-#pragma unroll
-        for (int q = 0; q < 4; q++) {
+          for (int i = 0; i < N; i++) acc[r][i] = turn == 0 || r >= rows ? 0.0f : sums[(r * units + unit) * N + i];
+        const char *w = downs + half * owners * down_bytes + unit * 4;
+#pragma unroll 4
+        for (int at = 0; at < many; at++) {
           float v[N];
-          few_widen<STORAGE, N>(v, words[q]);
+          few_widen<STORAGE, N>(v, *reinterpret_cast<const unsigned *>(w + at * down_bytes));
 #pragma unroll
           for (int r = 0; r < ROWS; r++)
 #pragma unroll
-            for (int e = 0; e < N; e++) acc[r][q * N + e] += few_value(h[i][r]) * v[e];
+            for (int i = 0; i < N; i++) acc[r][i] += h[at * 4 + r] * v[i];
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+          if (r >= rows) break;
+          if (last)
+            few_publish<N>(a.partials + (((long long)blockIdx.x * rows + r) * units + unit) * N, acc[r]);
+          else
+#pragma unroll
+            for (int i = 0; i < N; i++) sums[(r * units + unit) * N + i] = acc[r][i];
         }
       }
     }
+    STAMP(9);
   }
-  STAMP(9);
-  constexpr int LANES = 32 / ELEMENTS;  // that have the same sum
+
+  // ---- The sum over blocks: a warp 16 bytes of the output ----
+  if (a.stages & SUM) {
+    for (int i = begin + warp; i < end; i += WARPS) {
+      int r = 0, vector = i;
+      if (ROWS > 1)
+        while (vector >= vectors) vector -= vectors, r++;
+      const int column = vector * 4 + lane;
+      if (i != begin + warp) bias = a.down_bias != nullptr && lane < 4 && column < a.d_out ? a.down_bias[column] : 0.0f;
+      float sum[4] = {};
+      constexpr int AT_ONCE = 5;
+      for (int p0 = lane; p0 < (int)gridDim.x; p0 += 32 * AT_ONCE) {
+        float v[AT_ONCE][4];
+        float *from = a.partials + (((long long)p0 * rows + r) * vectors + vector) * 4;
+        const long long step = 32ll * rows * vectors * 4;
 #pragma unroll
-  for (int r = 0; r < ROWS; r++) {
-    const float sum = few_sums<ELEMENTS>(acc[r]);
-    if (lane % LANES == 0) parts[(r * WARPS + warp) * ELEMENTS + lane / LANES] = sum;
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < rows * own * ELEMENTS; i += THREADS) {
-    const int r = i / (own * ELEMENTS), g = i / ELEMENTS % own, e = i % ELEMENTS, column = (first_out + g) * ELEMENTS + e;
-    if (column >= a.d_out) continue;
-    float sum = a.down_bias != nullptr ? a.down_bias[column] : 0.0f;
-    for (int w = g; w < WARPS / share * share; w += share) sum += parts[(r * WARPS + w) * ELEMENTS + e];
-    experts_write(a.out, (long long)r * a.d_out + column, a.out_type, sum);
-  }
-  STAMP(12);
-  STAMP_TIME(15);
-  // The last block counts the launch, once all have read how many there were.
-  if (blockIdx.x == gridDim.x - 1) {
-    for (int i = threadIdx.x; i < (int)gridDim.x; i += THREADS)
-      while (!few_came(few_read(arrivals + i), launch)) {
+        for (int q = 0; q < AT_ONCE; q++)
+          if (p0 + q * 32 < (int)gridDim.x) few_load<4>(v[q], from + q * step);
+#pragma unroll
+        for (int q = 0; q < AT_ONCE; q++) {
+          if (p0 + q * 32 >= (int)gridDim.x) break;
+          few_await<4>(v[q], from + q * step);
+          constexpr float empty[4] = {};
+          few_store<4>(from + q * step, empty);
+#pragma unroll
+          for (int k = 0; k < 4; k++) sum[k] += v[q][k];
+        }
       }
-    __syncthreads();
-    if (threadIdx.x == 0) few_write(a.state, launch);
+#pragma unroll
+      for (int k = 0; k < 4; k++) sum[k] = warp_sum(sum[k]);
+      const float own = lane == 0 ? sum[0] : lane == 1 ? sum[1] : lane == 2 ? sum[2] : sum[3];
+      if (lane < 4 && column < a.d_out) experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own + bias);
+    }
+    STAMP(12);
+    STAMP_TIME(15);
+    // All blocks have read the router's hidden layer, since what came of it is here.
+    if (routes && blockIdx.x == 0) {
+      __syncthreads();
+      constexpr float empty[1] = {};
+      for (int i = threadIdx.x; i < rows * a.router_width; i += THREADS) few_store<1>(a.forecast + i, empty);
+    }
   }
 }
 

@@ -43,12 +43,10 @@ export function paramsBinding(index: number): string {
 struct Params {
   // N.
   rows: u32,
-  // Windows of rows, and the one that this dispatch is for.
-  windows: u32,
+  // Tiles that there may be, before what is known about parts.
+  tiles: u32,
+  // The window of tiles that this dispatch is for, and how many tiles a window has.
   window: u32,
-  // (row, expert) pairs from one window's first to the next one's.
-  stride: u32,
-  // Tiles that a window has room for.
   tileRoom: u32,
   // Parts that the experts are split into, the part of this dispatch, its first expert, experts of a full part.
   parts: u32,

@@ -44,7 +44,7 @@ export function inputRows(dIn: number): {
 }
 
 /**
- * The hidden activations of one window's pairs, a workgroup a tile of rows of one expert and `tile.columns` of its
+ * The hidden activations of one window's pairs, tile by tile of rows of one expert and `tile.columns` of its
  * neurons: act(up·x + upBias), or act(gate·x + gateBias) ⊙ (up·x + upBias). The rows are gathered as they are read; what
  * comes out lies tile after tile, rows of pitchOf(expertSize), zeros behind each.
  */
@@ -60,7 +60,7 @@ export function expertHiddenSource(shape: ExpertShape, tile: Tile): string {
     right: matrices,
     rightInner: true,
     prepareLeft: (row, suffix) => `
-  let left${suffix} = list[tile.y + min(${row}, tile.z - 1u)].x * ${dIn}u;`,
+  let left${suffix} = list[tile.y + min(${row}, tile.z - 1u)] * ${dIn}u;`,
     left: (suffix, k) => input.read(`left${suffix}`, k),
     prepareRight: (_, column, suffix) => `
   let right${suffix} = (expert * ${expertSize}u + min(firstColumn + ${column}, ${expertSize - 1}u)) * ${inner / 4}u;`,
@@ -83,25 +83,13 @@ fn read${name}(expert: u32, column: u32) -> vec4<f32> {
       ? `activate(sum1_${i}_${j} + ${bias('GateBias', j)}) * (sum0_${i}_${j} + ${bias('UpBias', j)})`
       : `activate(sum0_${i}_${j} + ${bias('UpBias', j)})`;
   const isPadded = expertSize % 4 !== 0;
-  return `// Expert FFN, hidden activations: ${gated ? 'gated, ' : ''}${activation}, ${storage}
-${storageBuffers([
-  ['x', input.type, 'read'],
-  ...matrices.map((name) => [name, weights, 'read'] as const),
-  ['biases', 'f32', 'read'],
-  ['list', 'vec2<u32>', 'read'],
-  ['tiles', 'vec4<u32>', 'read'],
-  ['hidden', 'vec4<f32>', 'read_write'],
-])}${paramsBinding(matrices.length + 5)}
-${productDeclarations(product)}
-${activationSource(activation)}${biasReader('UpBias', 0)}${gated ? biasReader('GateBias', experts * expertSize) : ''}
-${expertTile(tile)}${productBody(product)}
-${eachSum(
-  tile,
-  (i, columns) => `
+  const writeSums = eachSum(
+    tile,
+    (i, columns) => `
   if (row_${i} < tile.z) {
     let at = (tile.w + row_${i}) * ${pitchOf(expertSize) / 4}u;${columns}
   }`,
-  (i, j) => `
+    (i, j) => `
     if (firstColumn + column_${j} < ${expertSize}u) {
       ${
         isPadded
@@ -110,7 +98,17 @@ ${eachSum(
           : `hidden[at + (firstColumn + column_${j}) / 4u] = ${value(i, j)};`
       }
     }`,
-)}
-}
-`;
+  );
+  return `// Expert FFN, hidden activations: ${gated ? 'gated, ' : ''}${activation}, ${storage}
+${storageBuffers([
+  ['x', input.type, 'read'],
+  ...matrices.map((name) => [name, weights, 'read'] as const),
+  ['biases', 'f32', 'read'],
+  ['list', 'u32', 'read'],
+  ['tiles', 'vec4<u32>', 'read'],
+  ['hidden', 'vec4<f32>', 'read_write'],
+])}${paramsBinding(matrices.length + 5)}
+${productDeclarations(product)}
+${activationSource(activation)}${biasReader('UpBias', 0)}${gated ? biasReader('GateBias', experts * expertSize) : ''}
+${expertTile(tile, productBody(product) + writeSums)}`;
 }

@@ -10,8 +10,8 @@ import {
 } from './tiled-product.js';
 
 /**
- * What each pair of one window adds to its row: hidden·down of its expert, a workgroup a tile of rows and `tile.columns`
- * of the output's columns. `outputs` has the pairs in order, so that a row's lie together.
+ * What each pair of one window adds to its row: hidden·down of its expert, tile by tile of rows and `tile.columns` of the
+ * output's columns. `outputs` has the pairs in their order.
  */
 export function expertOutputSource(shape: ExpertShape, tile: Tile): string {
   const { dOut, expertSize, storage } = shape;
@@ -33,27 +33,24 @@ export function expertOutputSource(shape: ExpertShape, tile: Tile): string {
       return readWeights(matrix, `right${suffix} + ${neuron} * ${pitch}u`, storage);
     },
   };
+  const writeSums = eachSum(
+    tile,
+    (i, columns) => `
+  if (row_${i} < tile.z) {
+    let at = (tile.w + row_${i}) * ${pitch}u;${columns}
+  }`,
+    (i, j) => `
+    if (firstColumn + column_${j} < ${pitch * 4}u) {
+      outputs[at + (firstColumn + column_${j}) / 4u] = sum0_${i}_${j};
+    }`,
+  );
   return `// Expert FFN, output: ${storage}
 ${storageBuffers([
   ['hidden', 'vec4<f32>', 'read'],
   ['down', weightType(storage), 'read'],
-  ['list', 'vec2<u32>', 'read'],
   ['tiles', 'vec4<u32>', 'read'],
   ['outputs', 'vec4<f32>', 'read_write'],
-])}${paramsBinding(5)}
+])}${paramsBinding(4)}
 ${productDeclarations(product)}
-${expertTile(tile)}${productBody(product)}
-${eachSum(
-  tile,
-  (i, columns) => `
-  if (row_${i} < tile.z) {
-    let at = list[tile.y + row_${i}].y * ${pitch}u;${columns}
-  }`,
-  (i, j) => `
-    if (firstColumn + column_${j} < ${pitch * 4}u) {
-      outputs[at + (firstColumn + column_${j}) / 4u] = sum0_${i}_${j};
-    }`,
-)}
-}
-`;
+${expertTile(tile, productBody(product) + writeSums)}`;
 }

@@ -7,6 +7,16 @@ const LANES = 32;
 export const FEW_NEURONS = 8;
 
 /**
+ * How many of a lane's quads are on their way at once: one after the other would wait for memory each time. More rows have
+ * more to do in the meantime, and their code would grow. 1 where the lanes' quads do not come out even.
+ */
+function atOnce(quads: number, rowRoom: number): number {
+  let steps = Math.max(2, 8 / rowRoom);
+  while (steps > 1 && quads % (LANES * steps) !== 0) steps--;
+  return steps;
+}
+
+/**
  * The hidden activations of a few rows, 0 where a row does not run the neuron's expert: [hidden, rowRoom], neuron-major.
  * {@link FEW_NEURONS} neurons a workgroup, 32 lanes a neuron; weights of experts that no row runs are not read.
  *
@@ -21,6 +31,7 @@ export function fewHiddenSource(shape: ExpertShape, rowRoom: number, subgroup = 
   const matrices = gated ? ['up', 'gate'] : ['up'];
   const quads = pitchOf(dIn) / 4;
   const rows = Array.from({ length: rowRoom }, (_, row) => row);
+  const steps = Array.from({ length: atOnce(quads, rowRoom) }, (_, step) => step);
   const sum = (matrix: string, row: number | string) => `${matrix}Sums[${row}]`;
   const isSubgrouped = subgroup > 1 && LANES % subgroup === 0;
   /** Threads that have a share of a sum together. */
@@ -67,14 +78,23 @@ fn main(
   }
 ${matrices.map((matrix) => `  var ${matrix}Sums: array<f32, ${rowRoom}>;`).join('\n')}
   if (isRun && own < count) {
-    for (var quad = lane; quad < ${quads}u; quad += LANES) {
-${matrices.map((matrix) => `      let ${matrix}Weights = ${readWeights(matrix, `own * ${quads}u + quad`, storage)};`).join('\n')}
-${rows
-  .map(
-    (row) => `      {
-        let terms = ${input.read(`(min(${row}u, params.rows - 1u) * ${dIn}u)`, '(quad * 4u)')};
-${matrices.map((matrix) => `        ${sum(matrix, row)} += dot(terms, ${matrix}Weights);`).join('\n')}
+    for (var quad = lane; quad < ${quads}u; quad += ${LANES * steps.length}u) {
+${steps
+  .flatMap((step) =>
+    matrices.map(
+      (matrix) =>
+        `      let ${matrix}Weights${step} = ${readWeights(matrix, `own * ${quads}u + quad + ${step * LANES}u`, storage)};`,
+    ),
+  )
+  .join('\n')}
+${steps
+  .flatMap((step) =>
+    rows.map(
+      (row) => `      {
+        let terms = ${input.read(`(min(${row}u, params.rows - 1u) * ${dIn}u)`, `((quad + ${step * LANES}u) * 4u)`)};
+${matrices.map((matrix) => `        ${sum(matrix, row)} += dot(terms, ${matrix}Weights${step});`).join('\n')}
       }`,
+    ),
   )
   .join('\n')}
     }

@@ -6,13 +6,11 @@ export { expertOutputSource } from './expert-output.js';
 export { FEW_NEURONS, fewHiddenSource } from './few-hidden.js';
 export { FEW_COLUMNS, fewOutputSource } from './few-output.js';
 export {
-  countRowsSource,
   GROUP_ROWS,
   groupRowsSource,
   listRowsSource,
   MOST_GROUPED_EXPERTS,
   MOST_PARTS,
-  scanRowsSource,
   type TileSizes,
   tileRowsSource,
 } from './group-rows.js';

@@ -24,32 +24,32 @@ struct Few {
   Shape shape;
   int storage, rows, x_type, out_type;
   Variant variant;
-  int blocks, owners, slots, share, shared;
-  unsigned long long *state;
+  int blocks, owners, share, shared;
+  float *partials, *forecast;
   long long *stamps;
 
   Few(const Shape &s, int storage, int rows, int x_type, int out_type, Variant v) : shape(s), storage(storage), rows(rows), x_type(x_type), out_type(out_type), variant(v) {
     CHECK(cudaFuncSetAttribute(kernel(), cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
     blocks = multiprocessors;
     const int capacity = (s.hidden + blocks - 1) / blocks;
-    const int el = elements(storage), pieces = (s.d + el - 1) / el, out_pieces = (s.d_out + el - 1) / el;
-    const int neuron_bytes = (s.gated ? 2 : 1) * pieces * 16, size = storage == TF32 || storage == FLOAT32 ? 4 : 2;
+    const int el = elements(storage), pieces = (s.d + el - 1) / el, down_bytes = (s.d_out + el - 1) / el * 16, padded = pitch_of(s.d_out, storage);
+    const int up_bytes = (s.gated ? 2 : 1) * pieces * 16, size = storage == TF32 || storage == FLOAT32 ? 4 : 2;
     const int r_bytes = (s.router * size + 15) / 16 * 16, n = s.experts();
-    const int fixed = rows * ((pieces * el + 7) / 8 * 8) * size + 16 * ((rows == 1 ? 1 : 3) * el * 4 + 2 * 8) + n * 4;
-    const int room = (227 * 1024 - fixed) / neuron_bytes;
-    owners = std::min({16, v.owners, capacity, room});
+    const int fixed = rows * (pieces * el + 7) / 8 * 8 * size + rows * padded * 4 + 2 * 16 * 16 + 16 * 16 + 3 * 16 * 8;
+    owners = std::min({16, v.owners, capacity, (227 * 1024 - fixed) / (up_bytes + 2 * down_bytes)});
     if (owners < 1) printf("no room\n"), exit(2);
-    slots = std::min(2 * owners, room);
     const int router = s.router ? rows * r_bytes + (rows * n * 4 + 15) / 16 * 16 + (rows * n + 15) / 16 * 16 + rows * ((n + 31) / 32) * 4 : 0;
-    if (router > slots * neuron_bytes) printf("no room for the router\n"), exit(2);
-    shared = slots * neuron_bytes + fixed;
-    share = (out_pieces + blocks - 1) / blocks;
-    const size_t count = 1 + blocks + (size_t)rows * (s.router + s.hidden);
-    state = device<unsigned long long>(count);
-    CHECK(cudaMemset(state, 0, count * 8));
+    if (router > owners * (up_bytes + 2 * down_bytes)) printf("no room for the router\n"), exit(2);
+    shared = owners * (up_bytes + 2 * down_bytes) + fixed;
+    share = (rows * padded / 4 + blocks - 1) / blocks;
+    const size_t count = (size_t)blocks * rows * padded;
+    partials = device<float>(count);
+    forecast = device<float>((size_t)rows * std::max(1, s.router));
+    CHECK(cudaMemset(partials, 0, count * 4));
+    CHECK(cudaMemset(forecast, 0, (size_t)rows * std::max(1, s.router) * 4));
     stamps = device<long long>(blocks * 16);
   }
-  ~Few() { cudaFree(state), cudaFree(stamps); }
+  ~Few() { cudaFree(partials), cudaFree(forecast), cudaFree(stamps); }
   Few(const Few &) = delete;
 
   void fill_config(cudaLaunchConfig_t &config, cudaLaunchAttribute *attribute) const {
@@ -74,10 +74,10 @@ struct Few {
     a.x = x, a.selection = selection, a.up = w.up, a.gate = w.gate, a.down = w.down;
     a.up_bias = w.up_bias, a.gate_bias = w.gate_bias, a.down_bias = w.down_bias, a.scales = w.scales;
     if (shape.router && selection == nullptr) a.router_hidden = w.router_hidden, a.router_output = w.router_output;
-    a.out = out, a.state = state;
+    a.out = out, a.partials = partials, a.forecast = forecast;
     a.rows = rows, a.d = shape.d, a.d_out = shape.d_out, a.experts = shape.experts(), a.expert_size = shape.size, a.activation = shape.activation;
     a.x_type = x_type, a.out_type = out_type, a.router_width = shape.router, a.rule = 1, a.value = std::max(1.0f, std::round(density * shape.experts()));
-    a.owners = owners, a.slots = slots, a.share = share;
+    a.owners = owners, a.share = share;
 #ifdef FEW_STAMPS
     a.stamps = stamps;
 #endif

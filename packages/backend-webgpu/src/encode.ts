@@ -20,6 +20,8 @@ export interface Encoder {
   scratch(bytes: number): GPUBuffer;
   /** A uniform buffer with the contents that `make` gives, which `key` tells from others. */
   uniform(key: string, make: () => ArrayBuffer): GPUBuffer;
+  /** A storage buffer that is 0 at first and keeps what kernels write, for all calls with this key. */
+  kept(key: string, bytes: number): GPUBuffer;
 }
 
 /**
@@ -55,7 +57,6 @@ export function encode(
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, bindGroup);
       pass.dispatchWorkgroups(...workgroups);
-      backend.dispatchCountInPass++;
     },
     scratch(bytes) {
       const buffer = bufferManager.acquireBuffer(sizeClass(bytes), GPUBufferUsage.STORAGE);
@@ -63,7 +64,7 @@ export function encode(
       return buffer;
     },
     uniform(key, make) {
-      return remembered(uniformsOf(device), MOST_REMEMBERED, key, () => {
+      return remembered(keptBuffers(uniforms, device), MOST_REMEMBERED, key, () => {
         const contents = make();
         const buffer = device.createBuffer({
           size: contents.byteLength,
@@ -75,7 +76,13 @@ export function encode(
         return buffer;
       });
     },
+    kept(key, bytes) {
+      return remembered(keptBuffers(storage, device), MOST_REMEMBERED, key, () =>
+        device.createBuffer({ size: bytes, usage: GPUBufferUsage.STORAGE }),
+      );
+    },
   });
+  backend.dispatchCountInPass++;
   // Given back before the submission: nobody else asks for buffers of this usage, and commands keep their order.
   for (const buffer of borrowed) bufferManager.releaseBuffer(buffer);
   if (isTimed) {
@@ -93,13 +100,15 @@ export function encode(
  */
 const MOST_REMEMBERED = 128;
 
-const uniforms = new WeakMap<GPUDevice, Map<string, GPUBuffer>>();
+type KeptBuffers = WeakMap<GPUDevice, Map<string, GPUBuffer>>;
+const uniforms: KeptBuffers = new WeakMap();
+const storage: KeptBuffers = new WeakMap();
 
-function uniformsOf(device: GPUDevice): Map<string, GPUBuffer> {
-  let made = uniforms.get(device);
+function keptBuffers(kept: KeptBuffers, device: GPUDevice): Map<string, GPUBuffer> {
+  let made = kept.get(device);
   if (made === undefined) {
     made = new Map();
-    uniforms.set(device, made);
+    kept.set(device, made);
   }
   return made;
 }

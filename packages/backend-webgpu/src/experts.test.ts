@@ -2,6 +2,7 @@ import {
   dynamicKExperts,
   type FeedForwardWeights,
   packExperts,
+  referenceDynamicKExperts,
   referenceSelectExperts,
   type SelectionRule,
   selectExperts,
@@ -9,7 +10,8 @@ import {
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { beforeAll, expect, test } from 'vitest';
-import { matrix, weightsOf } from '../../kernels/testing/random-experts.js';
+import { relativeError } from '../../kernels/testing/closeness.js';
+import { booleans, matrix, weightsOf } from '../../kernels/testing/random-experts.js';
 import { onAdapter, start } from '../testing/adapter.js';
 import { drawn, greatestError, type Shape, shapes } from '../testing/experts.js';
 import { forbidSubgroups, limitBindings } from './limits.js';
@@ -76,9 +78,105 @@ onAdapter('the expert op on WebGPU', () => {
     );
   });
 
+  test('takes any share of the pairs, whatever share is expected', async () => {
+    const share = fc.constantFrom(0, 0.01, 0.5, 1);
+    await fc.assert(
+      fc.asyncProperty(shapes, share, share, async (shape, density, expectedDensity) => {
+        const error = await greatestError({ ...shape, density }, { expectedDensity });
+        expect(error).toBeLessThanOrEqual(1e-5);
+      }),
+      { numRuns: 3 },
+    );
+  }, 300_000);
+
+  test.each([
+    { expertSize: 512, dOut: 4 },
+    { expertSize: 4, dOut: 512 },
+  ])(
+    'gives the same bits with fewer workgroups than tiles, and in windows: %o',
+    async (widths) => {
+      const { device } = openBackend(tf.backend());
+      const rows = 1500;
+      // 141 tiles of 32 rows: where next to nothing is expected, 128 workgroups for each of the 8 columns of tiles.
+      const shape: Shape = {
+        ...widths,
+        dIn: 4,
+        experts: 3,
+        activation: 'relu',
+        gated: false,
+        biases: true,
+        density: 1,
+        seed: 5,
+      };
+      const { ffn, x, selection } = drawn(shape, rows);
+      const weights = weightsOf(ffn);
+      const packed = packExperts(weights, shape.expertSize);
+      const input = matrix(x, rows, shape.dIn);
+      const chosen = booleans(selection, rows, shape.experts);
+      const run = async (expectedDensity: number) => {
+        const out = dynamicKExperts(input, chosen, packed, { expectedDensity });
+        const values = await out.data();
+        out.dispose();
+        return Buffer.from(values.slice().buffer);
+      };
+      // A few windows, of which all but the first are not expected.
+      limitBindings(device, 2 ** 21);
+      const inWindows = await run(0.01);
+      limitBindings(device, undefined);
+      // Before the run that is expected: that one leaves in the scratch buffers what this one might leave undone.
+      const unexpected = await run(0.01);
+      const all = await run(1);
+      const values = new Float32Array(all.buffer, all.byteOffset, rows * shape.dOut);
+      const expected = referenceDynamicKExperts(x, selection, ffn);
+      expect(relativeError(values, expected)).toBeLessThanOrEqual(1e-5);
+      expect([unexpected.equals(all), inWindows.equals(all)]).toEqual([true, true]);
+      packed.dispose();
+      tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
+      tf.dispose([input, chosen]);
+    },
+    120_000,
+  );
+
+  test.each([false, true])(
+    'takes wide tiles for thousands of rows, gated: %s',
+    async (gated) => {
+      const shape: Shape = {
+        dIn: 4,
+        dOut: 72,
+        experts: 2,
+        expertSize: 1024,
+        activation: 'relu',
+        gated,
+        biases: true,
+        density: 1,
+        seed: 6,
+      };
+      expect(await greatestError(shape, { allRows: [1100] })).toBeLessThanOrEqual(1e-5);
+    },
+    120_000,
+  );
+
+  test('reads wide rows several vec4 at a time', async () => {
+    const shape: Shape = {
+      dIn: 768,
+      dOut: 24,
+      experts: 4,
+      expertSize: 6,
+      activation: 'relu',
+      gated: true,
+      biases: true,
+      density: 0.5,
+      seed: 7,
+    };
+    for (const storage of ['float32', 'float16'] as const) {
+      const error = await greatestError(shape, { storage, allRows: [1, 2, 4, 8] });
+      expect(error).toBeLessThanOrEqual(storage === 'float32' ? 1e-5 : 2e-3);
+    }
+  }, 120_000);
+
   test('cuts what a binding does not hold into windows, blocks of rows and parts of the experts', async () => {
     const { device } = openBackend(tf.backend());
-    // 16 KiB: 8 experts a part (in float32), 64 rows a block, up to 7 windows each.
+    // 16 KiB: 8 experts a part (in float32), 64 rows a block, up to 6 windows each.
     limitBindings(device, 2 ** 14);
     const shape: Shape = {
       dIn: 24,

@@ -43,9 +43,8 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
         encoder,
         parts.map((part, index) => ({
           rows,
-          windows: 1,
+          tiles: 0,
           window: 0,
-          stride: 0,
           tileRoom: 0,
           parts: parts.length,
           part: index,

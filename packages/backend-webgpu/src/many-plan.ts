@@ -1,4 +1,4 @@
-import { type ExpertShape, pitchOf, type Tile } from '../../../kernels/webgpu/index.js';
+import { type ExpertShape, pitchOf, type Tile, tileBytes } from '../../../kernels/webgpu/index.js';
 
 /** The tiles of both products; their rows are the same. */
 export interface Tiling {
@@ -8,14 +8,14 @@ export interface Tiling {
 
 /** How a block of rows is cut up. */
 export interface ManyPlan {
-  /** Most windows that the rows may take. */
+  /** Tiles that there may be. */
+  tiles: number;
+  /** Most windows that they may take. */
   windows: number;
-  /** Pairs from one window's first to the next one's. */
-  stride: number;
+  /** Tiles of a window. */
+  tileRoom: number;
   /** Pairs that a window may have. */
   pairRoom: number;
-  /** Tiles that a window may have. */
-  tileRoom: number;
 }
 
 /** Bytes that the pairs of a window may take in one buffer, where the device allows it. */
@@ -27,18 +27,42 @@ const MOST_WORKGROUPS = 65535;
 /** The most rows that one dispatch takes. */
 const MOST_ROWS = 65472;
 
+/** Bytes of workgroup memory that every adapter has. */
+export const LEAST_WORKGROUP_BYTES = 16_384;
+
 // The fastest of those timed on an H200, kernels/webgpu/README.md.
+const wide = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8 };
 const large = { rows: 64, columns: 64, depth: 16, threadRows: 8, threadColumns: 8 };
 const small = { rows: 32, columns: 64, depth: 16, threadRows: 4, threadColumns: 4 };
 
-/** Tiles for this many rows. */
+/**
+ * Tiles for this many rows.
+ *
+ * @param workgroupBytes Workgroup memory that the tiles may take.
+ */
 export function tilingOf(
-  { experts, expertSize, dOut, gated }: ExpertShape,
+  shape: ExpertShape,
   rows: number,
   density: number,
+  workgroupBytes: number,
 ): Tiling {
-  const isLarge = rows * density >= 128 && rows * density * experts * expertSize >= 2 ** 17;
-  const base = isLarge ? large : small;
+  const { experts, expertSize } = shape;
+  // Of an expert; half a tile of each is in vain.
+  const expertRows = rows * density;
+  const neurons = expertRows * experts * expertSize;
+  if (expertRows >= 512 && neurons >= 2 ** 21) {
+    const tiling = fitted(shape, wide);
+    const bytes = Math.max(
+      tileBytes(tiling.hidden, shape.gated ? 2 : 1),
+      tileBytes(tiling.output, 1),
+    );
+    if (bytes <= workgroupBytes) return tiling;
+  }
+  return fitted(shape, expertRows >= 128 && neurons >= 2 ** 17 ? large : small);
+}
+
+/** Tiles no wider than a shape is. */
+function fitted({ expertSize, dOut, gated }: ExpertShape, base: Tile): Tiling {
   const narrow = (tile: Tile, columns: number): Tile => {
     let narrower = tile;
     while (narrower.columns > 8 && narrower.columns / 2 >= columns) {
@@ -79,15 +103,46 @@ export function planMany(
 ): ManyPlan {
   const bytesOfPair = Math.max(pitchOf(dOut), pitchOf(expertSize)) * 4;
   const all = rows * experts;
+  const tiles = Math.min(
+    experts * Math.ceil(rows / tileRows),
+    Math.floor(all / tileRows) + experts,
+  );
   const room = Math.floor(Math.min(bindingBytes, WINDOW_BYTES) / bytesOfPair);
-  const dispatched = (MOST_WORKGROUPS - experts) * tileRows;
-  const pairRoom = Math.min(all, dispatched, Math.max(room, 2 * experts));
-  const stride = pairRoom === all ? all : pairRoom - experts;
+  if (all <= room) return { tiles, windows: 1, tileRoom: tiles, pairRoom: all };
+  const tileRoom = Math.max(1, Math.floor(room / tileRows));
+  return { tiles, windows: Math.ceil(tiles / tileRoom), tileRoom, pairRoom: tileRoom * tileRows };
+}
+
+/** Workgroups that start even where nothing is expected, so that a card has work for all of it where there is some. */
+const LEAST_WORKGROUPS = 1024;
+
+/** How many more tiles than expected find a workgroup of their own. */
+const SLACK = 1.25;
+
+/**
+ * The workgroups in x of a window's dispatches: of tiles of a part with a share of the experts, and of rows.
+ *
+ * How many pairs there are is known to the device alone. As many workgroups as there might be tiles would mostly find
+ * none, and indirect dispatches have Dawn check each in a dispatch and a buffer of its own; so as many start as the
+ * expected share of the pairs needs, and go on to further tiles where there are more.
+ */
+export function workgroupsOf(
+  { tiles, tileRoom }: ManyPlan,
+  experts: number,
+  density: number,
+  window: number,
+) {
+  // Each expert's last tile may be a small one.
+  const expected = Math.min(tiles, Math.ceil(tiles * density * SLACK) + experts);
+  const inWindow = Math.min(Math.max(expected - window * tileRoom, 0), tileRoom);
+  const atLeast = (columns: number) => Math.ceil(LEAST_WORKGROUPS / columns);
   return {
-    // The last row that has a window of its own begins `experts` pairs before the end.
-    windows: pairRoom === all ? 1 : Math.floor((all - experts) / stride) + 1,
-    stride,
-    pairRoom,
-    tileRoom: Math.floor(pairRoom / tileRows) + experts,
+    tiles: (share: number, columns: number): number =>
+      Math.min(
+        Math.max(Math.min(inWindow, Math.ceil(expected * share)), atLeast(columns)),
+        Math.min(Math.ceil(tiles * share), tileRoom, MOST_WORKGROUPS),
+      ),
+    rows: (rows: number, columns: number): number =>
+      inWindow > 0 || window === 0 ? rows : Math.min(rows, atLeast(columns)),
   };
 }

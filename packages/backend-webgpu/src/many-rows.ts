@@ -1,6 +1,5 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import {
-  countRowsSource,
   expertHiddenSource,
   expertOutputSource,
   GROUP_ROWS,
@@ -8,7 +7,6 @@ import {
   listRowsSource,
   MOST_GROUPED_EXPERTS,
   pitchOf,
-  scanRowsSource,
   SUM_COLUMNS,
   sumPairsSource,
   type TileSizes,
@@ -16,9 +14,9 @@ import {
   type ExpertShape,
 } from '../../../kernels/webgpu/index.js';
 import { type Encoder, encode } from './encode.js';
-import type { ExpertsCall, Part } from './experts-call.js';
+import type { ExpertsCall } from './experts-call.js';
 import { subgroupOf } from './limits.js';
-import { planMany, rowsOfBlock, type Tiling, tilingOf } from './many-plan.js';
+import { planMany, rowsOfBlock, type Tiling, tilingOf, workgroupsOf } from './many-plan.js';
 import { bufferOf, type OpenBackend } from './open-backend.js';
 import { paramsAt, uniformParams } from './params.js';
 import { remember } from './pipelines.js';
@@ -34,13 +32,11 @@ const sourcesOf = remember(
     const sizes: TileSizes = { experts, tileRows: hidden.rows };
     return {
       group: groupRowsSource(sizes, subgroup),
-      count: countRowsSource(experts),
-      scan: scanRowsSource(experts, subgroup),
       list: listRowsSource(experts),
       tile: tileRowsSource(sizes, subgroup),
       hidden: expertHiddenSource(shape, hidden),
       output: expertOutputSource(shape, output),
-      sum: sumPairsSource(dOut),
+      sum: sumPairsSource(dOut, experts),
     };
   },
 );
@@ -80,9 +76,10 @@ function encodeBlock(
 ): void {
   const { shape, parts, partExperts, density } = call;
   const { dIn, dOut, experts, expertSize } = shape;
-  const tiling = tilingOf(shape, rows, density);
+  const workgroupBytes = backend.device.limits.maxComputeWorkgroupStorageSize;
+  const tiling = tilingOf(shape, rows, density, workgroupBytes);
   const plan = planMany(shape, rows, tiling.hidden.rows, bindingBytes);
-  const { windows, stride, pairRoom, tileRoom } = plan;
+  const { tiles: mostTiles, windows, tileRoom, pairRoom } = plan;
   const sources = sourcesOf({ shape, tiling, subgroup: subgroupOf(backend.device) });
   const rowsOf = (tensor: TensorInfo, bytes: number) => ({
     buffer: bufferOf(backend, tensor),
@@ -95,10 +92,11 @@ function encodeBlock(
   const biases = bufferOf(backend, call.biases);
   const downBias = bufferOf(backend, call.downBias);
 
-  const starts = encoder.scratch((rows + windows + 2) * 4);
-  const lengths = encoder.scratch(windows * experts * 4);
-  const list = encoder.scratch(rows * experts * 8);
-  const tiles = encoder.scratch(windows * (tileRoom + parts.length) * 16);
+  const list = encoder.scratch(rows * experts * 4);
+  const pairs = encoder.scratch(rows * experts * 8);
+  const counts = encoder.scratch(rows * 4);
+  const firsts = encoder.scratch((experts + 1) * 4);
+  const tiles = encoder.scratch((mostTiles + parts.length) * 16);
   const hidden = encoder.scratch(pairRoom * pitchOf(expertSize) * 4);
   const outputs = encoder.scratch(pairRoom * pitchOf(dOut) * 4);
   const uniform = uniformParams(
@@ -106,9 +104,8 @@ function encodeBlock(
     Array.from({ length: windows }, (_, window) =>
       parts.map((part, index) => ({
         rows,
-        windows,
+        tiles: mostTiles,
         window,
-        stride,
         tileRoom,
         parts: parts.length,
         part: index,
@@ -120,26 +117,21 @@ function encodeBlock(
   );
   const params = paramsAt(uniform, 0);
 
-  const atOnce = windows === 1 && rows * experts <= MOST_GROUPED && experts <= MOST_GROUPED_EXPERTS;
-  if (atOnce) {
-    encoder.dispatch(sources.group, [selection, starts, list, tiles, params], [1]);
+  if (rows * experts <= MOST_GROUPED && experts <= MOST_GROUPED_EXPERTS) {
+    encoder.dispatch(sources.group, [selection, list, pairs, counts, firsts, tiles, params], [1]);
   } else {
+    // The tile kernel leaves them 0: commands keep their order, so every call finds them so.
+    const lengths = encoder.kept(`lengths ${experts}`, experts * 4);
     const groups = Math.ceil(rows / GROUP_ROWS);
-    encoder.dispatch(sources.count, [selection, starts, params], [groups]);
-    encoder.dispatch(sources.scan, [starts, lengths, params], [1]);
-    encoder.dispatch(sources.list, [selection, starts, lengths, list, params], [groups]);
-    encoder.dispatch(sources.tile, [starts, lengths, tiles, params], [windows]);
+    encoder.dispatch(sources.list, [selection, lengths, list, pairs, counts, params], [groups]);
+    encoder.dispatch(sources.tile, [lengths, firsts, tiles, params], [1]);
   }
   const hiddenColumns = Math.ceil(expertSize / tiling.hidden.columns);
   const outputColumns = Math.ceil(dOut / tiling.output.columns);
+  const sumColumns = Math.ceil(dOut / SUM_COLUMNS);
   for (let window = 0; window < windows; window++) {
     const at = (index: number) => paramsAt(uniform, window * parts.length + index);
-    /**
-     * As many workgroups as a part may have tiles; those without one end at once. Their number is known to the device
-     * alone, but Dawn checks an indirect dispatch by a dispatch and a buffer of its own, which takes longer.
-     */
-    const most = (part: Part) =>
-      Math.min(tileRoom, part.experts * Math.ceil(rows / tiling.hidden.rows));
+    const workgroups = workgroupsOf(plan, experts, density, window);
     for (const [index, part] of parts.entries()) {
       const matrices = [part.up, ...(part.gate ? [part.gate] : [])].map((tensor) =>
         bufferOf(backend, tensor),
@@ -147,20 +139,20 @@ function encodeBlock(
       encoder.dispatch(
         sources.hidden,
         [x, ...matrices, biases, list, tiles, hidden, at(index)],
-        [most(part), hiddenColumns],
+        [workgroups.tiles(part.experts / experts, hiddenColumns), hiddenColumns],
       );
     }
     for (const [index, part] of parts.entries()) {
       encoder.dispatch(
         sources.output,
-        [hidden, bufferOf(backend, part.down), list, tiles, outputs, at(index)],
-        [most(part), outputColumns],
+        [hidden, bufferOf(backend, part.down), tiles, outputs, at(index)],
+        [workgroups.tiles(part.experts / experts, outputColumns), outputColumns],
       );
     }
     encoder.dispatch(
       sources.sum,
-      [outputs, starts, downBias, output, at(0)],
-      [rows, Math.ceil(dOut / SUM_COLUMNS)],
+      [outputs, pairs, counts, firsts, tiles, downBias, output, at(0)],
+      [workgroups.rows(rows, sumColumns), sumColumns],
     );
   }
 }

@@ -4,9 +4,8 @@ import type { Encoder } from './encode.js';
 /** The fields of the kernels' `Params`, in their order. */
 const fields = [
   'rows',
-  'windows',
+  'tiles',
   'window',
-  'stride',
   'tileRoom',
   'parts',
   'part',

@@ -1,6 +1,5 @@
 import { expect, test } from 'vitest';
 import {
-  countRowsSource,
   denseProductSource,
   type ExpertShape,
   expertHiddenSource,
@@ -10,7 +9,6 @@ import {
   groupRowsSource,
   listRowsSource,
   packWeightsSource,
-  scanRowsSource,
   selectExpertsSource,
   sumPairsSource,
   type Tile,
@@ -19,7 +17,7 @@ import {
   tileRowsSource,
   tileThreads,
 } from '../../../kernels/webgpu/index.js';
-import { tilingOf } from './many-plan.js';
+import { LEAST_WORKGROUP_BYTES, tilingOf } from './many-plan.js';
 
 const plain: ExpertShape = {
   dIn: 64,
@@ -51,8 +49,6 @@ const sources: Record<string, string> = {
   'select threshold': selectExpertsSource('threshold', 24),
   'select topK': selectExpertsSource('topK', 24),
   'select cumulativeShare': selectExpertsSource('cumulativeShare', 24),
-  'count rows': countRowsSource(24),
-  'scan rows': scanRowsSource(24),
   'list rows': listRowsSource(24),
   'tile rows': tileRowsSource(sizes),
   'group rows': groupRowsSource(sizes),
@@ -60,12 +56,13 @@ const sources: Record<string, string> = {
   'expert hidden, odd': expertHiddenSource(odd, tile),
   'expert output': expertOutputSource(plain, tile),
   'expert output, odd': expertOutputSource(odd, tile),
-  'sum pairs': sumPairsSource(48),
-  'sum pairs, odd': sumPairsSource(11),
+  'sum pairs': sumPairsSource(48, 8),
+  'sum pairs, odd': sumPairsSource(11, 7),
   'few hidden': fewHiddenSource(plain, 1),
   'few hidden, odd': fewHiddenSource(odd, 2),
+  'few hidden, wide': fewHiddenSource({ ...plain, dIn: 256 }, 1),
   'few hidden, subgroups': fewHiddenSource(plain, 1, 32),
-  'scan rows, subgroups': scanRowsSource(24, 32),
+  'tile rows, subgroups': tileRowsSource(sizes, 32),
   'few output': fewOutputSource(plain, 1),
   'few output, odd': fewOutputSource(odd, 2),
   'dense up': denseProductSource(
@@ -81,25 +78,30 @@ test.each(Object.entries(sources))('%s', (_, source) => {
   expect(source).toMatchSnapshot();
 });
 
-test('tiles stay within what every adapter has', () => {
-  for (const expertSize of [1, 4, 6, 32, 128, 200]) {
-    for (const gated of [false, true]) {
-      for (const rows of [9, 197, 6304, 50_432]) {
-        for (const dOut of [11, 768]) {
-          const shape = { ...plain, expertSize, gated, dOut };
-          const { hidden, output } = tilingOf(shape, rows, 0.4);
-          expect(hidden.rows).toBe(output.rows);
-          expect(tileBytes(hidden, gated ? 2 : 1)).toBeLessThanOrEqual(16_384);
-          expect(tileBytes(output, 1)).toBeLessThanOrEqual(16_384);
-          for (const { columns, threadColumns, threadRows, depth, rows: tileRows } of [
-            hidden,
-            output,
-          ]) {
-            expect([columns % threadColumns, tileRows % threadRows, depth % 4]).toEqual([0, 0, 0]);
+test.each([LEAST_WORKGROUP_BYTES, 32_768])(
+  'tiles stay within what an adapter has: %i bytes',
+  (bytes) => {
+    for (const expertSize of [1, 4, 6, 32, 128, 200]) {
+      for (const gated of [false, true]) {
+        for (const rows of [9, 197, 6304, 50_432]) {
+          for (const dOut of [11, 768]) {
+            const shape = { ...plain, expertSize, gated, dOut };
+            const { hidden, output } = tilingOf(shape, rows, 0.4, bytes);
+            expect(hidden.rows).toBe(output.rows);
+            expect(tileBytes(hidden, gated ? 2 : 1)).toBeLessThanOrEqual(bytes);
+            expect(tileBytes(output, 1)).toBeLessThanOrEqual(bytes);
+            for (const { columns, threadColumns, threadRows, depth, rows: tileRows } of [
+              hidden,
+              output,
+            ]) {
+              expect([columns % threadColumns, tileRows % threadRows, depth % 4]).toEqual([
+                0, 0, 0,
+              ]);
+            }
+            expect(Math.max(tileThreads(hidden), tileThreads(output))).toBeLessThanOrEqual(256);
           }
-          expect(Math.max(tileThreads(hidden), tileThreads(output))).toBeLessThanOrEqual(256);
         }
       }
     }
-  }
-});
+  },
+);

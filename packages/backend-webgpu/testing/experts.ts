@@ -38,9 +38,13 @@ export function drawn(shape: Shape, rows: number) {
 /** The greatest relative error over {@link ROWS}. */
 export async function greatestError(
   shape: Shape,
-  { storage = 'float32', allRows = ROWS }: { storage?: ExpertStorage; allRows?: number[] } = {},
+  {
+    storage = 'float32',
+    allRows = ROWS,
+    expectedDensity = shape.density,
+  }: { storage?: ExpertStorage; allRows?: number[]; expectedDensity?: number } = {},
 ): Promise<number> {
-  const { dIn, dOut, experts, expertSize, density } = shape;
+  const { dIn, dOut, experts, expertSize } = shape;
   const { ffn } = drawn(shape, 0);
   const weights = weightsOf(ffn);
   const packed = packExperts(weights, expertSize, { storage });
@@ -50,7 +54,7 @@ export async function greatestError(
     const { x, selection } = drawn(shape, rows);
     const input = matrix(x, rows, dIn);
     const chosen = booleans(selection, rows, experts);
-    const out = dynamicKExperts(input, chosen, packed, { expectedDensity: density });
+    const out = dynamicKExperts(input, chosen, packed, { expectedDensity });
     expect(out.shape).toEqual([rows, dOut]);
     errors.push(relativeError(await out.data(), referenceDynamicKExperts(x, selection, ffn)));
     tf.dispose([input, chosen, out]);

@@ -7,8 +7,6 @@ export const HOPPER_THREADS = 512;
 const WARPS = HOPPER_THREADS / 32;
 /** Most experts that a router's launch selects from. */
 const ROUTED_EXPERTS = 1024;
-/** The table of selected experts has their numbers in so many bits. */
-const MOST_EXPERTS = 2 ** 24;
 /** Most weights of a router's output layer, which every block reads. */
 const ROUTED_WEIGHTS = 65_536;
 
@@ -19,16 +17,16 @@ export interface FewHopperShape extends FewShape, Pick<ExpertsCall, 'gate'> {}
 export interface FewHopperPlan {
   /** One a multiprocessor. */
   readonly blocks: number;
-  /** Warps of a block that have a neuron at a time; 0 where the path cannot take the shape. */
+  /** Warps of a block that have a neuron at a time; 0 where the weights of one have no room. */
   readonly owners: number;
-  /** Neurons that a block's shared memory has room for, up to two an owner. */
-  readonly slots: number;
-  /** 16-byte pieces of the output that a block has. */
+  /** 16-byte pieces of the output that a block sums. */
   readonly share: number;
   /** Dynamic shared memory. */
   readonly sharedBytes: number;
-  /** What blocks tell each other, and how many launches there were. */
-  readonly stateBytes: number;
+  /** Bytes of the blocks' shares of the output. */
+  readonly partialBytes: number;
+  /** Bytes of the router's hidden layer. */
+  readonly forecastBytes: number;
 }
 
 const upTo = (multiple: number, value: number): number => Math.ceil(value / multiple) * multiple;
@@ -42,16 +40,14 @@ export function planFewHopper(
   const { rows, dIn, dOut, hidden, storage, routerWidth, experts } = shape;
   // x is float32 beside float32 weights, 16 bits else.
   const bytes = storage === 'float32' ? 4 : 2;
-  const elements = 16 / WEIGHT_BYTES[storage];
-  const neuronBytes = (shape.gate === 0 ? 1 : 2) * pitchOf(dIn, storage) * WEIGHT_BYTES[storage];
-  const templateRows = rows === 1 ? 1 : HOPPER_ROWS;
+  const upBytes = (shape.gate === 0 ? 1 : 2) * pitchOf(dIn, storage) * WEIGHT_BYTES[storage];
+  const padded = pitchOf(dOut, storage);
+  // A neuron's rows, and those of down of the next.
+  const ownBytes = upBytes + 2 * padded * WEIGHT_BYTES[storage];
   const fixed =
-    rows * upTo(8, pitchOf(dIn, storage)) * bytes +
-    WARPS * (templateRows * elements * 4 + 2 * 8) +
-    experts * 4;
-  const room = Math.floor((sharedBytes - fixed) / neuronBytes);
+    rows * upTo(8, pitchOf(dIn, storage)) * bytes + rows * padded * 4 + WARPS * (3 * 16 + 3 * 8);
+  const room = Math.floor((sharedBytes - fixed) / ownBytes);
   const owners = Math.max(0, Math.min(WARPS, Math.ceil(hidden / multiprocessors), room));
-  const slots = Math.min(2 * owners, room);
   const router =
     routerWidth === 0
       ? 0
@@ -59,18 +55,15 @@ export function planFewHopper(
         upTo(16, rows * experts * 4) +
         upTo(16, rows * experts) +
         rows * Math.ceil(experts / 32) * 4;
-  const share = Math.ceil(pitchOf(dOut, storage) / elements / multiprocessors);
-  const canRoute =
-    experts <= ROUTED_EXPERTS &&
-    experts * routerWidth <= ROUTED_WEIGHTS &&
-    router <= slots * neuronBytes;
-  const fits = share <= WARPS && experts < MOST_EXPERTS && (routerWidth === 0 || canRoute);
+  const canRoute = experts <= ROUTED_EXPERTS && experts * routerWidth <= ROUTED_WEIGHTS;
+  const neededBytes = fixed + Math.max(owners * ownBytes, router);
+  const fits = neededBytes <= sharedBytes && (routerWidth === 0 || canRoute);
   return {
     blocks: multiprocessors,
     owners: fits ? owners : 0,
-    slots,
-    share,
-    sharedBytes: fixed + slots * neuronBytes,
-    stateBytes: 8 * (1 + multiprocessors + rows * (routerWidth + hidden)),
+    share: Math.ceil((rows * padded) / 4 / multiprocessors),
+    sharedBytes: neededBytes,
+    partialBytes: multiprocessors * rows * padded * 4,
+    forecastBytes: rows * routerWidth * 4,
   };
 }

@@ -16,13 +16,13 @@ const ROUTE = 1;
 const EXPERTS = 2;
 const SUM = 4;
 
-const POINTERS = 13;
+const POINTERS = 14;
 const hopperKernel = (name: string): Kernel =>
   kernel(
     'experts-few.sm90a',
     `experts_${name}`,
     // One struct.
-    `p ${'+p '.repeat(POINTERS - 1)}${'+i '.repeat(10)}+f${' +i'.repeat(4)}`,
+    `p ${'+p '.repeat(POINTERS - 1)}${'+i '.repeat(10)}+f +i +i +i`,
   );
 const both = (name: string) => ({
   one: { plain: hopperKernel(`one_plain_${name}`), gated: hopperKernel(`one_gated_${name}`) },
@@ -73,7 +73,7 @@ export function launchFewHopper(
   const launches = backend.device.isEmulated
     ? [...(router ? [ROUTE] : []), EXPERTS, SUM]
     : [route | EXPERTS | SUM];
-  withState(backend, plan.stateBytes, (state) => {
+  withZeros(backend, plan.forecastBytes + plan.partialBytes, (partials) => {
     for (const stages of launches) {
       backend.launch(
         function_,
@@ -84,14 +84,14 @@ export function launchFewHopper(
           router?.hidden ?? 0,
           router?.output ?? 0,
           at.out,
-          state,
+          partials,
+          partials + plan.partialBytes,
           ...shapeArguments(call, at),
           router?.width ?? 0,
           router ? RULES[router.rule.rule] : 0,
           router?.rule.value ?? 0,
           stages,
           plan.owners,
-          plan.slots,
           plan.share,
         ],
         plan.sharedBytes,
@@ -101,11 +101,11 @@ export function launchFewHopper(
   });
 }
 
-/** What launches tell each other, zeros at first: one for all of a backend's, which run one after the other. */
-const states = new WeakMap<CudaBackend, { readonly pointer: number; readonly bytes: number }>();
+/** Memory that launches find and leave as zeros: one for all of a backend's, which run one after the other. */
+const zeros = new WeakMap<CudaBackend, { readonly pointer: number; readonly bytes: number }>();
 
-function withState(backend: CudaBackend, bytes: number, use: (pointer: number) => void): void {
-  let kept = states.get(backend);
+function withZeros(backend: CudaBackend, bytes: number, use: (pointer: number) => void): void {
+  let kept = zeros.get(backend);
   if (kept === undefined || kept.bytes < bytes) {
     if (backend.isCapturing) {
       // What is allocated now goes with the graph.
@@ -119,7 +119,7 @@ function withState(backend: CudaBackend, bytes: number, use: (pointer: number) =
     const size = 2 ** Math.ceil(Math.log2(bytes));
     kept = { pointer: backend.scratch(size).pointer, bytes: size };
     backend.memset(kept.pointer, size);
-    states.set(backend, kept);
+    zeros.set(backend, kept);
   }
   use(kept.pointer);
 }
