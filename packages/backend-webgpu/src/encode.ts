@@ -57,6 +57,7 @@ export function encode(
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, bindGroup);
       pass.dispatchWorkgroups(...workgroups);
+      backend.dispatchCountInPass++;
     },
     scratch(bytes) {
       const buffer = bufferManager.acquireBuffer(sizeClass(bytes), GPUBufferUsage.STORAGE);
@@ -82,7 +83,6 @@ export function encode(
       );
     },
   });
-  backend.dispatchCountInPass++;
   // Given back before the submission: nobody else asks for buffers of this usage, and commands keep their order.
   for (const buffer of borrowed) bufferManager.releaseBuffer(buffer);
   if (isTimed) {

@@ -30,7 +30,7 @@ export interface Work {
 
 /**
  * Times works in turns, forwards and backwards alternately, each turn from its first enqueued command until the device
- * has done all.
+ * has done all. Half as many runs go before that are not timed: they collect what the work before has left as garbage.
  *
  * @returns Milliseconds of one run, by work: each of the times is the mean of a turn.
  */
@@ -58,6 +58,7 @@ export async function timeInTurns(
   }
   for (let round = 0; round < rounds; round++) {
     for (const { milliseconds, runs, times } of round % 2 === 0 ? timed : timed.toReversed()) {
+      await milliseconds(Math.ceil(runs / 2));
       times.push(await milliseconds(runs));
     }
   }
