@@ -142,8 +142,7 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
         }
       }
     }
-    __syncwarp();
-    if (lane == 0) hopper_arrive(facts_done);
+    hopper_arrive(facts_done);
   }
 
   T *to[2];
@@ -240,7 +239,7 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   if (threadIdx.x == 0) {
     b_ring.init(1, 8);
     for (int consumer = 0; consumer < 2; consumer++) a_ring_of(consumer).init(32, 4);  // a warp gathers, four multiply
-    facts_ring.init(32, 8);
+    facts_ring.init(32, 256);  // who has read the facts says so for itself
     hopper_init_done();
   }
   __syncthreads();
@@ -362,7 +361,7 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
       const int units = f.tile.w < 0 ? 1 : 2;
       if (first_row >= f.tile.y) {
         // Nothing to do here but to give the slots back.
-        if (lane == 0) hopper_arrive(facts_ring.empty());
+        hopper_arrive(facts_ring.empty());
         const int turns = steps + (call.d_out + 255) / 256 * 2 * ((units * WIDTH + 127) / 128);
         for (int turn = 0; turn < turns; turn++) {
           hopper_wait(b_ring.full(), b_ring.phase);
