@@ -5,6 +5,7 @@ import type { Activation, ExpertsCall, Storage } from './call.js';
 import { dozensFits, dozensRows } from './dozens.js';
 import { fewFits, fewRows } from './few.js';
 import { HOPPER_ROWS } from './few-hopper-plan.js';
+import { FEW_ROWS } from './few-plan.js';
 import { manyFits, manyRows } from './many/index.js';
 import { maskedDense } from './masked-dense.js';
 import { vectorOffsets } from './pack.js';
@@ -78,6 +79,8 @@ export function pathOfFew(
   const { rows } = call;
   if (rows === 0 || rows > MOST_FEW_ROWS) return undefined;
   if (rows > HOPPER_ROWS && dozensFits(backend, call)) return 'dozens';
+  // Several launches of few rows take longer than one of many.
+  if (rows > FEW_ROWS && manyFits(backend, call)) return undefined;
   return fewFits(backend, call, routerWidth) ? 'few' : undefined;
 }
 
