@@ -1,6 +1,6 @@
 import { env, type TensorInfo } from '@tensorflow/tfjs-core';
 import { bufferOf, type OpenBackend } from './open-backend.js';
-import { pipelineOf, remembered } from './pipelines.js';
+import { type Pipeline, pipelineOf, remembered } from './pipelines.js';
 
 /** Part of a buffer that a kernel sees; all of it where `size` is absent. */
 export interface Slice {
@@ -15,7 +15,7 @@ export type Workgroups = readonly [x: number, y?: number, z?: number];
 /** What a kernel of several dispatches is written with. */
 export interface Encoder {
   /** Runs a WGSL source on buffers, in the order of its bindings. */
-  dispatch(source: string, buffers: readonly (GPUBuffer | Slice)[], workgroups: Workgroups): void;
+  dispatch(source: string, buffers: readonly Bound[], workgroups: Workgroups): void;
   /** A buffer that this kernel alone sees, until it is encoded; its contents are whatever they are. */
   scratch(bytes: number): GPUBuffer;
   /** A uniform buffer with the contents that `make` gives, which `key` tells from others. */
@@ -45,17 +45,9 @@ export function encode(
   const borrowed: GPUBuffer[] = [];
   work({
     dispatch(source, buffers, workgroups) {
-      const { pipeline, layout, bindGroups } = pipelineOf(device, source);
-      const slices = buffers.map((slice) => ('buffer' in slice ? slice : { buffer: slice }));
-      const key = slices.map(nameOf).join();
-      const bindGroup = remembered(bindGroups, MOST_REMEMBERED, key, () =>
-        device.createBindGroup({
-          layout,
-          entries: slices.map((resource, binding) => ({ binding, resource })),
-        }),
-      );
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, bindGroup);
+      const compiled = pipelineOf(device, source);
+      pass.setPipeline(compiled.pipeline);
+      pass.setBindGroup(0, bindGroupOf(device, compiled, buffers));
       pass.dispatchWorkgroups(...workgroups);
       backend.dispatchCountInPass++;
     },
@@ -113,17 +105,38 @@ function keptBuffers(kept: KeptBuffers, device: GPUDevice): Map<string, GPUBuffe
   return made;
 }
 
-const numbers = new WeakMap<GPUBuffer, number>();
-let nextNumber = 0;
+type Bound = GPUBuffer | Slice;
 
-/** Tells a slice from all others. */
-function nameOf({ buffer, offset = 0, size = 0 }: Slice): string {
-  let number = numbers.get(buffer);
-  if (number === undefined) {
-    number = nextNumber++;
-    numbers.set(buffer, number);
-  }
-  return offset === 0 && size === 0 ? `${number}` : `${number}:${offset}:${size}`;
+/** The bind group of a pipeline for these buffers. The one that was asked for last is looked at first. */
+function bindGroupOf(
+  device: GPUDevice,
+  { layout, bindGroups }: Pipeline,
+  buffers: readonly Bound[],
+): GPUBindGroup {
+  const at = bindGroups.findIndex((known) => known.buffers.every((b, i) => isSame(b, buffers[i])));
+  const [known = { buffers, group: bind(device, layout, buffers) }] =
+    at < 0 ? [] : bindGroups.splice(at, 1);
+  bindGroups.unshift(known);
+  if (bindGroups.length > MOST_REMEMBERED) bindGroups.pop();
+  return known.group;
+}
+
+function isSame(a: Bound, b: Bound | undefined): boolean {
+  if (a === b) return true;
+  if (b === undefined || !('buffer' in a) || !('buffer' in b)) return false;
+  return a.buffer === b.buffer && a.offset === b.offset && a.size === b.size;
+}
+
+function bind(
+  device: GPUDevice,
+  layout: GPUBindGroupLayout,
+  buffers: readonly Bound[],
+): GPUBindGroup {
+  const entries = buffers.map((bound, binding) => ({
+    binding,
+    resource: 'buffer' in bound ? bound : { buffer: bound },
+  }));
+  return device.createBindGroup({ layout, entries });
 }
 
 function openPass(backend: OpenBackend, isTimed: boolean): GPUComputePassEncoder {

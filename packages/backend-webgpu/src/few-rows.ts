@@ -39,8 +39,7 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
     'DynamicKExperts',
     [x, selection, biases, downBias, out, ...weights],
     (encoder) => {
-      const uniform = uniformParams(
-        encoder,
+      const uniform = uniformParams(encoder, [rows, experts, partExperts], () =>
         parts.map((part, index) => ({
           rows,
           tiles: 0,

@@ -15,7 +15,7 @@ import {
 } from '../../../kernels/webgpu/index.js';
 import { type Encoder, encode } from './encode.js';
 import type { ExpertsCall } from './experts-call.js';
-import { subgroupOf } from './limits.js';
+import { subgroupOf, workgroupBytesOf } from './limits.js';
 import { planMany, rowsOfBlock, type Tiling, tilingOf, workgroupsOf } from './many-plan.js';
 import { bufferOf, type OpenBackend } from './open-backend.js';
 import { paramsAt, uniformParams } from './params.js';
@@ -76,8 +76,7 @@ function encodeBlock(
 ): void {
   const { shape, parts, partExperts, density } = call;
   const { dIn, dOut, experts, expertSize } = shape;
-  const workgroupBytes = backend.device.limits.maxComputeWorkgroupStorageSize;
-  const tiling = tilingOf(shape, rows, density, workgroupBytes);
+  const tiling = tilingOf(shape, rows, density, workgroupBytesOf(backend.device));
   const plan = planMany(shape, rows, tiling.hidden.rows, bindingBytes);
   const { tiles: mostTiles, windows, tileRoom, pairRoom } = plan;
   const sources = sourcesOf({ shape, tiling, subgroup: subgroupOf(backend.device) });
@@ -99,8 +98,8 @@ function encodeBlock(
   const tiles = encoder.scratch((mostTiles + parts.length) * 16);
   const hidden = encoder.scratch(pairRoom * pitchOf(expertSize) * 4);
   const outputs = encoder.scratch(pairRoom * pitchOf(dOut) * 4);
-  const uniform = uniformParams(
-    encoder,
+  const key = [rows, experts, partExperts, mostTiles, tileRoom];
+  const uniform = uniformParams(encoder, key, () =>
     Array.from({ length: windows }, (_, window) =>
       parts.map((part, index) => ({
         rows,

@@ -16,10 +16,17 @@ const fields = [
 
 export type Params = Record<(typeof fields)[number], number>;
 
-/** A uniform buffer with one `Params` after the other; `paramsAt` finds them again. */
-export function uniformParams(encoder: Encoder, all: readonly Params[]): GPUBuffer {
-  const key = all.map((params) => fields.map((field) => params[field]).join()).join(';');
-  return encoder.uniform(key, () => packParams(all));
+/**
+ * A uniform buffer with one `Params` after the other; `paramsAt` finds them again.
+ *
+ * @param key What they all follow from.
+ */
+export function uniformParams(
+  encoder: Encoder,
+  key: readonly number[],
+  all: () => readonly Params[],
+): GPUBuffer {
+  return encoder.uniform(key.join(), () => packParams(all()));
 }
 
 function packParams(all: readonly Params[]): ArrayBuffer {

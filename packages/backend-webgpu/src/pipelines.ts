@@ -1,8 +1,10 @@
-/** A pipeline, the layout of what it binds, and what it has bound lately. */
-interface Pipeline {
+import type { Slice } from './encode.js';
+
+/** A pipeline, the layout of what it binds, and what it has bound lately, the last first. */
+export interface Pipeline {
   pipeline: GPUComputePipeline;
   layout: GPUBindGroupLayout;
-  bindGroups: Map<string, GPUBindGroup>;
+  bindGroups: { buffers: readonly (GPUBuffer | Slice)[]; group: GPUBindGroup }[];
 }
 
 /** Pipelines of each device, by their source: compiling one takes milliseconds. */
@@ -24,7 +26,7 @@ export function pipelineOf(device: GPUDevice, code: string): Pipeline {
       layout: 'auto',
       compute: { module, entryPoint: 'main' },
     });
-    made = { pipeline, layout: pipeline.getBindGroupLayout(0), bindGroups: new Map() };
+    made = { pipeline, layout: pipeline.getBindGroupLayout(0), bindGroups: [] };
     cache.set(code, made);
   }
   return made;
