@@ -296,7 +296,7 @@ test('on a model of the demo’s size the replacements keep its accuracy, in sec
     seed: 0,
     settings: {
       // From scratch.
-      sparsify: { steps: 60, batchSize: 32, learningRate: 2e-3, alpha: 1e-4 },
+      sparsify: { steps: 60, batchSize: 32, learningRate: 2e-3, alpha: 1e-4, distill: 0 },
       attention: { projections: 'qkvo', steps: 40, batchSize: 16 },
       split: { expertSize: 8 },
       route: { steps: 10, batchSize: 16, width: 16 },
