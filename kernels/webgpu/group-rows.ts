@@ -155,7 +155,6 @@ fn cutTiles(thread: u32) {
     ownTiles += (length + TILE_ROWS - 1u) / TILE_ROWS;
   }
   var pair = before(thread, ownPairs);
-  workgroupBarrier();
   var tile = before(thread, ownTiles);
   for (var expert = first; expert < last; expert++) {
     if (expert % params.partExperts == 0u) {

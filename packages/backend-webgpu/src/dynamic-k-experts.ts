@@ -39,7 +39,8 @@ export function callOf(inputs: Inputs, attrs: ExpertsAttrs): ExpertsCall {
     downBias,
     parts,
     partExperts: parts[0]?.experts ?? 0,
-    density: expectedDensity,
+    // What is no share is no expectation.
+    density: expectedDensity >= 0 && expectedDensity <= 1 ? expectedDensity : 0.5,
   };
 }
 

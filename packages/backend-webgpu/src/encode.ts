@@ -87,7 +87,7 @@ export function encode(
 }
 
 /**
- * Bind groups of a pipeline and uniforms of a device that are kept. Making them is most of a dispatch's price on the
+ * Bind groups of a pipeline, and uniforms and storage of a device, that are kept. Making them is most of a dispatch's price on the
  * host, and a model comes by with the same ones again: tfjs hands buffers out in the same order for the same work.
  */
 const MOST_REMEMBERED = 128;
@@ -105,7 +105,8 @@ function keptBuffers(kept: KeptBuffers, device: GPUDevice): Map<string, GPUBuffe
   return made;
 }
 
-type Bound = GPUBuffer | Slice;
+/** What a kernel is given for a binding. */
+export type Bound = GPUBuffer | Slice;
 
 /** The bind group of a pipeline for these buffers. The one that was asked for last is looked at first. */
 function bindGroupOf(

@@ -3,12 +3,13 @@ const allowed = new WeakMap<GPUDevice, number>();
 
 /** The most bytes of one binding. */
 export function bindingBytesOf(device: GPUDevice): number {
-  return allowed.get(device) ?? device.limits.maxStorageBufferBindingSize;
+  return allowed.get(device) ?? factsOf(device).bindingBytes;
 }
 
 /** What kernels are made for, looked up once: asking a device takes as long as encoding a dispatch. */
 interface Facts {
   subgroup: number;
+  bindingBytes: number;
   workgroupBytes: number;
 }
 const facts = new WeakMap<GPUDevice, Facts>();
@@ -18,6 +19,7 @@ function factsOf(device: GPUDevice): Facts {
   if (known === undefined) {
     known = {
       subgroup: readSubgroup(device),
+      bindingBytes: device.limits.maxStorageBufferBindingSize,
       workgroupBytes: device.limits.maxComputeWorkgroupStorageSize,
     };
     facts.set(device, known);

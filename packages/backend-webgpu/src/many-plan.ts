@@ -113,8 +113,11 @@ export function planMany(
   return { tiles, windows: Math.ceil(tiles / tileRoom), tileRoom, pairRoom: tileRoom * tileRows };
 }
 
-/** Workgroups that start even where nothing is expected, so that a card has work for all of it where there is some. */
+/** Workgroups that start at least where there is expected to be work, so that all of a card has some. */
 const LEAST_WORKGROUPS = 1024;
+
+/** The same where none is expected: most find none indeed. */
+const LEAST_UNEXPECTED = 128;
 
 /** How many more tiles than expected find a workgroup of their own. */
 const SLACK = 1.25;
@@ -135,7 +138,8 @@ export function workgroupsOf(
   // Each expert's last tile may be a small one.
   const expected = Math.min(tiles, Math.ceil(tiles * density * SLACK) + experts);
   const inWindow = Math.min(Math.max(expected - window * tileRoom, 0), tileRoom);
-  const atLeast = (columns: number) => Math.ceil(LEAST_WORKGROUPS / columns);
+  const least = inWindow > 0 || window === 0 ? LEAST_WORKGROUPS : LEAST_UNEXPECTED;
+  const atLeast = (columns: number) => Math.ceil(least / columns);
   return {
     tiles: (share: number, columns: number): number =>
       Math.min(

@@ -1,10 +1,10 @@
-import type { Slice } from './encode.js';
+import type { Bound } from './encode.js';
 
 /** A pipeline, the layout of what it binds, and what it has bound lately, the last first. */
 export interface Pipeline {
   pipeline: GPUComputePipeline;
   layout: GPUBindGroupLayout;
-  bindGroups: { buffers: readonly (GPUBuffer | Slice)[]; group: GPUBindGroup }[];
+  bindGroups: { buffers: readonly Bound[]; group: GPUBindGroup }[];
 }
 
 /** Pipelines of each device, by their source: compiling one takes milliseconds. */

@@ -7,6 +7,7 @@ import { beforeAll, expect, test } from 'vitest';
 import { put, putCheckpoint, putData, temporaryFolder } from '../../testing/tiny.js';
 import { loadDataset } from '../data/index.js';
 import { useDevice } from '../device.js';
+import { prepareData } from '../stages/prepare.js';
 import type { Batches, LabelledBatch } from './batches.js';
 import { imageBatches, imageDecoder } from './image-batches.js';
 import { languageBatches } from './language-batches.js';
@@ -174,6 +175,30 @@ test('images: one [3, side, side] each, or a sentence where preprocessing gives 
     code: 'IMAGE_INVALID',
     message: expect.stringContaining('32 × 32') as string,
   });
+});
+
+test('training images are mixed where asked for, others never', async () => {
+  const folder = await temporaryFolder();
+  await putCheckpoint(folder, 'vit');
+  await putData(join(folder, 'data'), 'vit');
+  const prepared = await prepareData(folder, { directory: join(folder, 'data'), seed: 0 });
+  const pixels = async (settings: { augment?: boolean; distill?: number }) => {
+    const batches = prepared.batches({ batchSize: 8, steps: 4, ...settings });
+    const trained = await batches.train(1);
+    const scored = await all(batches, 'validation');
+    const values = [trained, ...scored].map(({ batch }) =>
+      'pixelValues' in batch ? [...batch.pixelValues.dataSync()] : [],
+    );
+    for (const { batch } of [trained, ...scored]) tf.dispose({ ...batch });
+    return { labels: [...trained.labels], train: values[0], scored: values.slice(1) };
+  };
+  const cropped = await pixels({ augment: true, distill: 0.9 });
+  const mixed = await pixels({ augment: true, distill: 1 });
+  expect(mixed.train).not.toEqual(cropped.train);
+  expect({ ...mixed, train: [] }).toEqual({ ...cropped, train: [] });
+  const plain = await pixels({ distill: 1 });
+  expect(plain).toEqual(await pixels({}));
+  expect(plain.train).not.toEqual(cropped.train);
 });
 
 test('a text is encoded once, by what it is an example of', () => {

@@ -6,6 +6,7 @@ import { dozensFits, dozensRows } from './dozens.js';
 import { fewFits, fewRows } from './few.js';
 import { HOPPER_ROWS } from './few-hopper-plan.js';
 import { FEW_ROWS } from './few-plan.js';
+import { hundredsFits } from './many/hundreds.js';
 import { manyFits, manyRows } from './many/index.js';
 import { maskedDense } from './masked-dense.js';
 import { vectorOffsets } from './pack.js';
@@ -33,7 +34,7 @@ export interface ExpertsAttrs {
   expectedDensity?: number;
 }
 
-/** Up to this many rows memory's rate is what counts; 16 of them a launch, or 64 on Hopper. */
+/** Up to this many rows memory's rate is what counts. */
 const MOST_FEW_ROWS = 64;
 
 /** The op on x with a selection bool [N, experts]. */
@@ -79,8 +80,8 @@ export function pathOfFew(
   const { rows } = call;
   if (rows === 0 || rows > MOST_FEW_ROWS) return undefined;
   if (rows > HOPPER_ROWS && dozensFits(backend, call)) return 'dozens';
-  // Several launches of few rows take longer than one of many.
-  if (rows > FEW_ROWS && manyFits(backend, call)) return undefined;
+  // Several launches of few rows take longer than one of some hundred.
+  if (rows > FEW_ROWS && manyFits(backend, call) && hundredsFits(call)) return undefined;
   return fewFits(backend, call, routerWidth) ? 'few' : undefined;
 }
 
