@@ -226,10 +226,10 @@ onAdapter('the expert op on WebGPU', () => {
       activation: 'relu',
       gated: false,
       biases: false,
-      density: 0.3,
+      density: 0.7,
       seed: 2,
     };
-    // Each call finds the lists' lengths as the one before has left them.
+    // Each call finds the lists' lengths as the one before has left them; two together have no room.
     const allRows = [2000, 1900, 2000];
     expect(await greatestError(shape, { allRows })).toBeLessThanOrEqual(1e-5);
   }, 120_000);
