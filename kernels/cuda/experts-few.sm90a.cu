@@ -101,15 +101,13 @@ template <int N> __device__ __forceinline__ void few_publish(float *p, const flo
   for (int i = 0; i < N; i++) inverted[i] = __uint_as_float(~__float_as_uint(v[i]));
   few_store<N>(p, inverted);
 }
-// Of what a first few_load of it gave.
-template <int N> __device__ __forceinline__ void few_await(float (&v)[N], const float *p) {
-  for (;;) {
-    bool empty = false;
+template <int N> __device__ __forceinline__ bool few_is_empty(const float (&v)[N]) {
+  bool empty = false;
 #pragma unroll
-    for (int i = 0; i < N; i++) empty |= __float_as_uint(v[i]) == 0;
-    if (!empty) break;
-    few_load<N>(v, p);
-  }
+  for (int i = 0; i < N; i++) empty |= __float_as_uint(v[i]) == 0;
+  return empty;
+}
+template <int N> __device__ __forceinline__ void few_invert(float (&v)[N]) {
 #pragma unroll
   for (int i = 0; i < N; i++) v[i] = __uint_as_float(~__float_as_uint(v[i]));
 }
@@ -432,7 +430,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
           float v[1] = {0};
           if (k < a.router_width) {
             const float *from = a.forecast + r * a.router_width + k;
-            few_load<1>(v, from), few_await<1>(v, from);
+            do few_load<1>(v, from);
+            while (few_is_empty<1>(v));
+            few_invert<1>(v);
           }
           reinterpret_cast<T *>(shared + r * r_pieces * 16)[k] = experts_round<T>(v[0]);
         }
@@ -616,16 +616,23 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       float sum[4] = {};
       constexpr int AT_ONCE = 5;
       for (int p0 = lane; p0 < (int)gridDim.x; p0 += 32 * AT_ONCE) {
-        float v[AT_ONCE][4];
+        float v[AT_ONCE][4] = {};
         float *from = a.partials + (((long long)p0 * rows + r) * vectors + vector) * 4;
         const long long step = 32ll * rows * vectors * 4;
+        auto is_missing = [&](int q) { return p0 + q * 32 < (int)gridDim.x && few_is_empty<4>(v[q]); };
+        // All that have not come are asked for at once: one after the other, each would wait for memory.
+        for (bool missing = true; missing;) {
 #pragma unroll
-        for (int q = 0; q < AT_ONCE; q++)
-          if (p0 + q * 32 < (int)gridDim.x) few_load<4>(v[q], from + q * step);
+          for (int q = 0; q < AT_ONCE; q++)
+            if (is_missing(q)) few_load<4>(v[q], from + q * step);
+          missing = false;
+#pragma unroll
+          for (int q = 0; q < AT_ONCE; q++) missing |= is_missing(q);
+        }
 #pragma unroll
         for (int q = 0; q < AT_ONCE; q++) {
           if (p0 + q * 32 >= (int)gridDim.x) break;
-          few_await<4>(v[q], from + q * step);
+          few_invert<4>(v[q]);
           constexpr float empty[4] = {};
           few_store<4>(from + q * step, empty);
 #pragma unroll
