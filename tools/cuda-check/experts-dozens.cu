@@ -172,42 +172,19 @@ static void check_one(const Shape &s, int storage, int rows, double density, con
     failures++;
     return;
   }
-  const size_t out_bytes = right.size() * (out_type ? 2 : 4);
-  char *out = device<char>(out_bytes + 256);
-  std::vector<char> first, again(out_bytes), tail(256);
-  bool repeatable = true, outside = false;
-  cudaError_t error = cudaSuccess;
-  for (int time = 0; time < 3 && error == cudaSuccess; time++) {
-    CHECK(cudaMemset(out, 0xff, out_bytes + 256));
+  const Outcome outcome = judge(right, storage, out_type, [&](char *out) {
     CHECK(cudaMemset(dozens.hidden, 0xff, (size_t)rows * up16(s.hidden) * 2));
     dozens.run(w, x_type ? (const void *)x16 : x, selection, out, 0);
-    error = cudaDeviceSynchronize();
-    if (error != cudaSuccess) break;
-    CHECK(cudaMemcpy(again.data(), out, out_bytes, cudaMemcpyDeviceToHost));
-    CHECK(cudaMemcpy(tail.data(), out + out_bytes, 256, cudaMemcpyDeviceToHost));
-    for (char c : tail) outside |= c != (char)0xff;
-    if (first.empty()) first = again;
-    repeatable &= first == again;
-  }
-  double d = 0, r = 0;
-  for (size_t i = 0; i < right.size() && error == cudaSuccess; i++) {
-    double got;
-    if (out_type == 0) got = ((float *)first.data())[i];
-    else if (out_type == 1) got = __bfloat162float(((bf16 *)first.data())[i]);
-    else got = __half2float(((__half *)first.data())[i]);
-    d += (got - right[i]) * (got - right[i]), r += right[i] * right[i];
-  }
-  const double relative = std::sqrt(d / r);
-  const double bar = storage == BFLOAT16 || out_type == 1 ? 5e-3 : storage == FLOAT32 ? 1e-5 : 1e-3;
+  });
   checks++;
-  if (error != cudaSuccess || !repeatable || outside || !(relative <= bar)) {
+  if (outcome.fails()) {
     failures++;
     printf("FAILED %s %s d %d hidden %d e %d d_out %d%s act %d rows %d density %.2f x %d out %d bias %d: %s %.2e, bar %.0e%s%s\n", v.name, NAMES[storage], s.d, s.hidden, s.size, s.d_out, s.gated ? " gated" : "", s.activation, rows, density,
-           x_type, out_type, biases, error == cudaSuccess ? "error" : cudaGetErrorString(error), relative, bar, repeatable ? "" : ", not repeatable", outside ? ", wrote past the end" : "");
+           x_type, out_type, biases, outcome.error == cudaSuccess ? "error" : cudaGetErrorString(outcome.error), outcome.relative, outcome.bar, outcome.repeatable ? "" : ", not repeatable", outcome.outside ? ", wrote past the end" : "");
     dozens.describe();
-    if (error != cudaSuccess) exit(1);
+    if (outcome.error != cudaSuccess) exit(1);
   }
-  for (void *p : {(void *)x, (void *)x32, (void *)x16, (void *)selection, (void *)hidden, (void *)expected, (void *)out, w.up, w.gate, w.down, (void *)w.scales, (void *)w.plain_up, (void *)w.plain_gate, (void *)w.plain_down})
+  for (void *p : {(void *)x, (void *)x32, (void *)x16, (void *)selection, (void *)hidden, (void *)expected, w.up, w.gate, w.down, (void *)w.scales, (void *)w.plain_up, (void *)w.plain_gate, (void *)w.plain_down})
     if (p) CHECK(cudaFree(p));
 }
 

@@ -182,6 +182,45 @@ static std::vector<float> host(const float *from, size_t n) {
   return v;
 }
 
+// What three runs of a path gave.
+struct Outcome {
+  cudaError_t error = cudaSuccess;
+  bool repeatable = true, outside = false;  // equal bits; wrote past the end
+  double relative = 0, bar = 0;             // the first run's error, and the most that it may be
+  bool fails() const { return error != cudaSuccess || !repeatable || outside || !(relative <= bar); }
+};
+
+// `run` writes as many numbers of out_type as `right` has.
+static Outcome judge(const std::vector<double> &right, int storage, int out_type, const std::function<void(char *)> &run) {
+  Outcome outcome;
+  outcome.bar = storage == BFLOAT16 || out_type == 1 ? 5e-3 : storage == FLOAT32 ? 1e-5 : 1e-3;
+  const size_t bytes = right.size() * (out_type ? 2 : 4);
+  char *out = device<char>(bytes + 256);
+  std::vector<char> first, again(bytes), tail(256);
+  for (int time = 0; time < 3; time++) {
+    CHECK(cudaMemset(out, 0xff, bytes + 256));
+    run(out);
+    outcome.error = cudaDeviceSynchronize();
+    if (outcome.error != cudaSuccess) return outcome;
+    CHECK(cudaMemcpy(again.data(), out, bytes, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(tail.data(), out + bytes, 256, cudaMemcpyDeviceToHost));
+    for (char c : tail) outcome.outside |= c != (char)0xff;
+    if (first.empty()) first = again;
+    outcome.repeatable &= first == again;
+  }
+  double d = 0, r = 0;
+  for (size_t i = 0; i < right.size(); i++) {
+    double got;
+    if (out_type == 0) got = ((float *)first.data())[i];
+    else if (out_type == 1) got = __bfloat162float(((bf16 *)first.data())[i]);
+    else got = __half2float(((__half *)first.data())[i]);
+    d += (got - right[i]) * (got - right[i]), r += right[i] * right[i];
+  }
+  outcome.relative = std::sqrt(d / r);
+  CHECK(cudaFree(out));
+  return outcome;
+}
+
 static int failures = 0, checks = 0;
 static const char *const NAMES[] = {"fp16", "bf16", "tf32", "float32", "int8"};
 
