@@ -87,8 +87,9 @@ export function encode(
 }
 
 /**
- * Bind groups of a pipeline, and uniforms and storage of a device, that are kept. Making them is most of a dispatch's price on the
- * host, and a model comes by with the same ones again: tfjs hands buffers out in the same order for the same work.
+ * Bind groups of a pipeline, and uniforms and storage of a device, that are kept. Making them is most of a dispatch's
+ * price on the host, and a model comes by with the same ones again: tfjs hands buffers out in the same order for the same
+ * work.
  */
 const MOST_REMEMBERED = 128;
 
