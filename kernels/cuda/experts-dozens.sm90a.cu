@@ -35,8 +35,6 @@ struct experts_dozens_args {
 };
 
 #ifdef D2DMOE_EMULATED
-inline void dozens_start_next() {}
-inline void dozens_wait_previous() {}
 inline int dozens_rank() { return 0; }
 inline int dozens_ranks() { return 1; }
 inline void dozens_cluster_arrive() {}
@@ -58,8 +56,6 @@ inline uint4 dozens_transposed(unsigned row) {
   return make_uint4(v[0], v[1], v[2], v[3]);
 }
 #else
-__device__ __forceinline__ void dozens_start_next() { asm volatile("griddepcontrol.launch_dependents;"); }
-__device__ __forceinline__ void dozens_wait_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 __device__ __forceinline__ int dozens_rank() {
   int rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -246,11 +242,11 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
     hopper_init_done();
   }
   __syncthreads();
-  dozens_start_next();
+  hopper_launch_next();
   if (ranks > 1) dozens_cluster_arrive();
   int selected = (int)neurons_in_all;
   if (a.skip) {
-    dozens_wait_previous();
+    hopper_wait_launch();
     selected = dozens_union(a.selection, rows, n, reinterpret_cast<unsigned short *>(ring), counts) * size;
   }
   const int run = (selected + clusters - 1) / clusters, lo = min(cluster * run, selected), hi = min(lo + run, selected);
@@ -288,7 +284,7 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
   DOZENS_STAMP(0, 1);
 
   // ---- x, and what hidden activations are finished with ----
-  if (!a.skip) dozens_wait_previous();
+  if (!a.skip) hopper_wait_launch();
   dozens_read_x<STORAGE>(a, xs, turn0 * pieces * ELEMENTS, width);
   hopper_arrive_copied(landed + a.slots * 8);
   const int groups = (rows + 15) / 16;
@@ -491,7 +487,7 @@ template <int STORAGE, int TILES> __device__ __forceinline__ void experts_dozens
     hopper_init_done();
   }
   __syncthreads();
-  dozens_start_next();
+  hopper_launch_next();
   if (ranks > 1 && a.splits <= 1) dozens_cluster_arrive();
   int selected = (int)neurons_in_all;
   // The selection was there before `up` began.
@@ -537,7 +533,7 @@ template <int STORAGE, int TILES> __device__ __forceinline__ void experts_dozens
   auto bias_at = [&](int c) { return a.down_bias && c < a.d_out ? a.down_bias[c] : 0.0f; };
   if (item < items) bias = make_float4(bias_at(column), bias_at(column + 1), bias_at(column + 2), bias_at(column + 3));
 
-  dozens_wait_previous();
+  hopper_wait_launch();
   DOZENS_STAMP(1, 2);
 #pragma unroll 1
   for (int stage = 0; stage < ahead; stage++) fetch_hidden(stage, stage);

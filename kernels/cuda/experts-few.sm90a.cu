@@ -29,7 +29,7 @@ struct experts_few_args {
   float value;  // of the rule
   int stages;
   int owners;  // warps that have a neuron at a time
-  int share;   // 16-byte pieces of the output that a block sums
+  int share;   // 32-byte pieces of the output's sums that a block adds up
 #ifdef FEW_STAMPS
   long long *stamps;
 #endif
@@ -65,8 +65,6 @@ template <int N> inline void few_store(float *p, const float (&v)[N]) {
   for (int i = 0; i < N; i++) p[i] = v[i];
 }
 inline void few_prefetch(const void *) {}
-inline void few_dependents() {}
-inline void few_depend() {}
 #else
 // A multiple of 16 bytes.
 __device__ __forceinline__ void few_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
@@ -89,8 +87,6 @@ template <int N> __device__ __forceinline__ void few_store(float *p, const float
     asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
 }
 __device__ __forceinline__ void few_prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-__device__ __forceinline__ void few_dependents() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ __forceinline__ void few_depend() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 #endif
 
 // Numbers that other blocks wait for lie in memory with all bits inverted, and zero is what has not come yet: no
@@ -340,7 +336,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   unsigned char *chosen = reinterpret_cast<unsigned char *>(norms) + (rows * n * 4 + 15) / 16 * 16;             // [rows][n]
   unsigned *chosen_words = reinterpret_cast<unsigned *>(chosen + (rows * n + 15) / 16 * 16);                    // [rows][words]
 
-  few_dependents();
+  hopper_launch_next();
   // ---- What depends on no launch before: the router's hidden layer, a neuron a block ----
   const int h_pieces = (a.d + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS;
   uint4 first_piece = make_uint4(0, 0, 0, 0);
@@ -350,7 +346,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     const long long line = ((long long)blockIdx.x * THREADS + threadIdx.x) * 128;
     if (line < (long long)n * r_pieces * 16) few_prefetch(static_cast<const char *>(a.router_output) + line);
   }
-  few_depend();
+  hopper_wait_launch();
 
   // ---- The selection, where it is given, and x: both on their way at once ----
   few_list<ROWS> list;
@@ -371,14 +367,20 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       x.load(a, whole, x_row, x_column * 8);
     }
   };
-  float bias = 0;  // of the first column that this lane writes
-  const int begin = blockIdx.x * a.share, end = min(begin + a.share, rows * vectors);
-  if (a.stages & SUM && a.down_bias != nullptr && begin + warp < end && lane < 4) {
-    int vector = begin + warp;
+  // Of the 32 bytes of the output's sums that a warp adds up, a lane has one half of every 16th block's share.
+  const int all = rows * vectors, begin = blockIdx.x * a.share, end = min(begin + a.share, (all + 1) / 2);
+  auto row_of = [&](int piece, int &column) {
+    int vector = 2 * piece + lane % 2, r = 0;
     if (ROWS > 1)
-      while (vector >= vectors) vector -= vectors;
-    if (vector * 4 + lane < a.d_out) bias = a.down_bias[vector * 4 + lane];
-  }
+      while (vector >= vectors && r < rows) vector -= vectors, r++;
+    column = vector * 4 + lane / 2;
+    return vector < vectors ? r : rows;
+  };
+  auto bias_of = [&](int piece) {
+    int column;
+    return lane < 8 && row_of(piece, column) < rows && column < a.d_out && a.down_bias != nullptr ? a.down_bias[column] : 0.0f;
+  };
+  const float first_bias = a.stages & SUM && begin + warp < end ? bias_of(begin + warp) : 0.0f;
   if (a.stages & EXPERTS && warp < owners && lane == 0) {
     for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, 1);
     hopper_init_done();
@@ -605,21 +607,17 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     STAMP(9);
   }
 
-  // ---- The sum over blocks: a warp 16 bytes of the output ----
+  // ---- The sum over blocks ----
   if (a.stages & SUM) {
     for (int i = begin + warp; i < end; i += WARPS) {
-      int r = 0, vector = i;
-      if (ROWS > 1)
-        while (vector >= vectors) vector -= vectors, r++;
-      const int column = vector * 4 + lane;
-      if (i != begin + warp) bias = a.down_bias != nullptr && lane < 4 && column < a.d_out ? a.down_bias[column] : 0.0f;
       float sum[4] = {};
-      constexpr int AT_ONCE = 5;
-      for (int p0 = lane; p0 < (int)gridDim.x; p0 += 32 * AT_ONCE) {
+      const bool there = 2 * i + lane % 2 < all;
+      constexpr int AT_ONCE = 9;
+      for (int p0 = lane / 2; p0 < (int)gridDim.x; p0 += 16 * AT_ONCE) {
         float v[AT_ONCE][4] = {};
-        float *from = a.partials + (((long long)p0 * rows + r) * vectors + vector) * 4;
-        const long long step = 32ll * rows * vectors * 4;
-        auto is_missing = [&](int q) { return p0 + q * 32 < (int)gridDim.x && few_is_empty<4>(v[q]); };
+        float *from = a.partials + ((long long)p0 * all + 2 * i + lane % 2) * 4;
+        const long long step = 16ll * all * 4;
+        auto is_missing = [&](int q) { return there && p0 + q * 16 < (int)gridDim.x && few_is_empty<4>(v[q]); };
         // All that have not come are asked for at once: one after the other, each would wait for memory.
         for (bool missing = true; missing;) {
 #pragma unroll
@@ -631,7 +629,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
         }
 #pragma unroll
         for (int q = 0; q < AT_ONCE; q++) {
-          if (p0 + q * 32 >= (int)gridDim.x) break;
+          if (!there || p0 + q * 16 >= (int)gridDim.x) break;
           few_invert<4>(v[q]);
           constexpr float empty[4] = {};
           few_store<4>(from + q * step, empty);
@@ -640,9 +638,14 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
         }
       }
 #pragma unroll
-      for (int k = 0; k < 4; k++) sum[k] = warp_sum(sum[k]);
-      const float own = lane == 0 ? sum[0] : lane == 1 ? sum[1] : lane == 2 ? sum[2] : sum[3];
-      if (lane < 4 && column < a.d_out) experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own + bias);
+      for (int k = 0; k < 4; k++)
+#pragma unroll
+        for (int offset = 2; offset < 32; offset *= 2) sum[k] += __shfl_xor_sync(~0u, sum[k], offset);
+      const int k = lane / 2;
+      const float own = (k == 0 ? sum[0] : k == 1 ? sum[1] : k == 2 ? sum[2] : sum[3]) + (i == begin + warp ? first_bias : bias_of(i));
+      int column;
+      const int r = row_of(i, column);
+      if (lane < 8 && r < rows && column < a.d_out) experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own);
     }
     STAMP(12);
     STAMP_TIME(15);

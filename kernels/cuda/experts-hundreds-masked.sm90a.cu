@@ -41,7 +41,7 @@ template <typename T, bool UP, int SPLIT> __device__ __forceinline__ void expert
 #else
   const int per_part = (all_steps + SPLIT - 1) / SPLIT, first_step = part * per_part, steps = max(0, min(per_part, all_steps - first_step));
 #endif
-  if (UP) experts_launch_next();
+  if (UP) hopper_launch_next();
   experts_cluster_arrive();
   if (threadIdx.x == 0) {
     ring.init(1, warpgroups * 4);
@@ -64,7 +64,7 @@ template <typename T, bool UP, int SPLIT> __device__ __forceinline__ void expert
       };
       const int ahead = min(steps, EXPERTS_HUNDREDS_SLOTS);
       for (int step = 0; step < ahead; step++) weights(step, step, ring.barriers + step * 8);
-      experts_wait_launch();
+      hopper_wait_launch();
       for (int step = 0; step < ahead; step++) gather(step, step, ring.barriers + step * 8);
       for (int step = ahead; step < steps; step++) {
         hopper_wait(ring.empty(), ring.phase);
@@ -75,7 +75,7 @@ template <typename T, bool UP, int SPLIT> __device__ __forceinline__ void expert
   } else {
     // Which of the columns that this block adds up each row runs.
     if (UP) {
-      experts_wait_launch();
+      hopper_wait_launch();
       for (int row = threadIdx.x; row < rows; row += warpgroups * 128) {
         unsigned mask = 0;
         for (int c = 0; c < GROUPS * 8;) {

@@ -23,8 +23,6 @@ inline void experts_cluster_wait() {}
 inline void experts_count_release(unsigned *, unsigned) {}
 inline unsigned experts_count(unsigned *, unsigned) { return 0; }
 inline void experts_wait_count(const unsigned *, unsigned) {}
-inline void experts_launch_next() {}
-inline void experts_wait_launch() {}
 inline void experts_add(float *to, float4 v) { to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w; }
 inline void experts_prefetch(const void *) {}
 inline void experts_copies_commit() {}
@@ -91,9 +89,6 @@ __device__ __forceinline__ void experts_wait_count(const unsigned *counter, unsi
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
   } while ((int)(now - target) < 0);
 }
-// The next launch may begin, where it is one that may begin early; and until the one before is over.
-__device__ __forceinline__ void experts_launch_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ __forceinline__ void experts_wait_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
 __device__ __forceinline__ void experts_add(float *to, float4 v) {
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");

@@ -71,7 +71,7 @@ template <typename T, int STEPS, int TILES, bool APART> __device__ __forceinline
   unsigned char *x = reinterpret_cast<unsigned char *>(counts + 16);
   float *sums = reinterpret_cast<float *>(x + CHUNK * X_PITCH);  // [quarters][CHUNK][32], columns exchanged by the row
   PROBE(0);
-  experts_launch_next();
+  hopper_launch_next();
   experts_cluster_arrive();  // begun: its shared memory may be written
 
   // The selection first, all warps' before any weights: everything waits for it. Where this launch may begin before the
@@ -130,7 +130,7 @@ template <typename T, int STEPS, int TILES, bool APART> __device__ __forceinline
   if (is_early) {
     fetch_down();
     experts_copies_commit();
-    experts_wait_launch();
+    hopper_wait_launch();
     ask();
   }
 
@@ -351,7 +351,7 @@ __device__ __forceinline__ void experts_hundreds_combine(const unsigned char *se
   for (int e = 0; e < 8; e++) sums[e] = mine && bias ? bias[column + e] : 0.0f;
   for (int first = 0; first < count; first += 32) {
     unsigned chosen = __ballot_sync(0xffffffffu, first + lane < count && experts_hundreds_bits(selection, row, units, first + lane) != 0);
-    if (first == 0) experts_wait_launch();
+    if (first == 0) hopper_wait_launch();
     while (chosen != 0) {
       uint4 part[8];
       int n = 0;

@@ -1,7 +1,7 @@
 // The expert op for many rows on Hopper (sm_90a): rows gathered, both products, hidden activations kept in registers
 // between them.
 //
-// Work is a table of tiles (experts-segments.cu): up to 128 rows that all run the same one or two units of neurons. A
+// Work is a table of tiles (experts-segments.sm90a.cu): up to 128 rows that all run the same one or two units of neurons. A
 // block stays on its multiprocessor and takes one tile of each gridDim. Of its first warpgroup one thread copies weights by
 // the bulk tensor copy engine into a ring of 32 KB slots; two warps gather 64 of the tile's rows of x each, by 16-byte
 // copies into rings of 8 KB slots, swizzled as the engine would. Two more warpgroups have 64 rows each: they multiply the
@@ -243,6 +243,8 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
     hopper_init_done();
   }
   __syncthreads();
+  hopper_launch_next();
+  hopper_wait_launch();
 
   const int tiles = *call.header, steps = (call.d + 63) / 64;
   // Every other turn goes backwards: what is left of the dearer tiles is not always the same block's.

@@ -5,7 +5,8 @@
 // Blocks as in products.sm90a.cu: a ring of stages of 64 deep filled by one thread through the bulk tensor copy engine,
 // two warpgroups that multiply 64 x 256 each, tiles in bands that share their operands through the L2 cache. Bias,
 // activation and mask are applied to the sums in registers; a tile's biases and masks are looked up ahead by a warp of
-// their own. Experts have four neurons at least, so that a tile's lie in three words of a mask.
+// their own: bits, of which a tile's experts of four neurons at least take three words, or where the experts of each tile
+// are a multiple of sixteen the selection's own bytes.
 #include "experts-units.cuh"
 #include "hopper-activations.cuh"
 #include "hopper.cuh"
@@ -21,14 +22,14 @@ enum { EXPERTS_UP, EXPERTS_GATED_UP, EXPERTS_DOWN };
 
 struct experts_masked_facts {
   float bias[256];          // of the tile's columns; GATED_UP: of up's, then of gate's
-  unsigned words[3][128];   // of the rows' masks, from that of the tile's first expert on
+  unsigned words[3][128];   // of the rows' masks, from that of the tile's first expert on; or from that expert on
 };
 
 template <typename T, int KIND>
 __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const hopper_map *map_b, const hopper_map *map_gate,
                                                T *__restrict__ out, const float *__restrict__ bias,
-                                               const float *__restrict__ gate_bias, const unsigned *__restrict__ mask,
-                                               int rows, int columns, int k, int size, int words, int activation) {
+                                               const float *__restrict__ gate_bias, const unsigned char *__restrict__ selection,
+                                               const unsigned *__restrict__ mask, int rows, int columns, int k, int size, int words, int activation) {
   constexpr int WIDE = KIND == EXPERTS_GATED_UP ? 128 : 256;  // columns of a tile
   DYNAMIC_SHARED(unsigned char, shared);
   const unsigned base = (hopper_address(shared) + 1023) / 1024 * 1024;
@@ -44,12 +45,30 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
     hopper_init_done();
   }
   __syncthreads();
+  hopper_launch_next();
+  hopper_wait_launch();
 
   const int tile_rows = (rows + 127) / 128, tile_columns = (columns + WIDE - 1) / WIDE, tiles = tile_rows * tile_columns;
   const int steps = (k + 63) / 64;
   // Which expert a column belongs to, for less than 2^16 neurons.
   const unsigned per_size = KIND == EXPERTS_DOWN ? 0 : 0xffffffffu / size + 1;
   auto expert_of = [&](int column) { return (int)__umulhi(column, per_size); };
+  // Of a tile's columns, an even number to an expert: the bits of the pairs that a thread has of its two rows.
+  auto look_up = [&](const experts_masked_facts &f, int row, int column0, unsigned(&keep)[2]) {
+    const int first = expert_of(column0), shift = selection ? 0 : first % 32, t = lane % 4;
+    unsigned bits[2][2];  // 64 experts from the tile's first on
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+#pragma unroll
+      for (int w = 0; w < 2; w++) bits[half][w] = __funnelshift_r(f.words[w][row + 8 * half], f.words[w + 1][row + 8 * half], shift);
+    }
+#pragma unroll
+    for (int j = 0; j < WIDE / 8; j++) {
+      const unsigned expert = expert_of(column0 + 8 * j + 2 * t) - first;
+#pragma unroll
+      for (int half = 0; half < 2; half++) keep[half] |= ((expert < 32 ? bits[half][0] : bits[half][1]) >> expert % 32 & 1) << j;
+    }
+  };
   if (warpgroup == 0) {
     hopper_registers_fewer<40>();
     if (threadIdx.x == 0) {
@@ -89,7 +108,19 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
         }
 #pragma unroll
         for (int i = 0; i < 8; i++) f.bias[i * 32 + lane] = biases[i];
-        if constexpr (KIND != EXPERTS_DOWN) {
+        if (KIND != EXPERTS_DOWN && selection) {
+          // A multiple of sixteen experts, 64 at most.
+          const int first = expert_of(tile_column * WIDE), count = min(WIDE, columns - tile_column * WIDE) / size;
+#pragma unroll 1
+          for (int i = lane; i < 128; i += 32) {
+            const unsigned char *from = selection + (long long)min(rows - 1, tile_row * 128 + i) * (columns / size) + first;
+            uint4 bytes[4];
+#pragma unroll
+            for (int s = 0; s < 4; s++) bytes[s] = s * 16 < count ? *reinterpret_cast<const uint4 *>(from + s * 16) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+            for (int w = 0; w < 2; w++) f.words[w][i] = experts_sixteen_bits(bytes[2 * w]) | experts_sixteen_bits(bytes[2 * w + 1]) << 16;
+          }
+        } else if constexpr (KIND != EXPERTS_DOWN) {
           const int word0 = expert_of(tile_column * WIDE) / 32;
           unsigned read[12];
 #pragma unroll
@@ -110,6 +141,10 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
       int tile_row, tile_column;
       products_tile_at<16>(index, tile_rows, tile_columns, tile_row, tile_column);
+      const int in_tile = first_row + warp * 16 + g, row = tile_row * 128 + in_tile, column0 = tile_column * WIDE;
+      const experts_masked_facts &f = facts[facts_ring.slot];
+      // Bit j: whether row `half` runs the expert of columns 8j + 2t and the next, where these are one's.
+      unsigned keep[2] = {0, 0};
       float sum[128];
 #pragma unroll
       for (int i = 0; i < 128; i++) sum[i] = 0.0f;
@@ -127,6 +162,13 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
             hopper_wgmma<T, 0, 0>(sum, left + s * 2, right + s * 2, 1);
         }
         hopper_wgmma_commit();
+        if (step == 0) {
+          // The tensor cores have something to do meanwhile.
+          hopper_wait(facts_ring.full(), facts_ring.phase);
+          if constexpr (KIND != EXPERTS_DOWN) {
+            if (size % 2 == 0) look_up(f, in_tile, column0, keep);
+          }
+        }
         hopper_wgmma_wait<1>();
         if (step > 0 && lane == 0) hopper_arrive(before);
         before = ring.empty();
@@ -136,13 +178,10 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
       if (lane == 0) hopper_arrive(before);
       hopper_settled(sum);
 
-      hopper_wait(facts_ring.full(), facts_ring.phase);
-      const experts_masked_facts &f = facts[facts_ring.slot];
-      const int in_tile = first_row + warp * 16 + g, row = tile_row * 128 + in_tile, column0 = tile_column * WIDE;
       const bool there[2] = {row < rows, row + 8 < rows};
       T *to[2];
       unsigned words3[2][3];
-      const int word0 = expert_of(column0) / 32;
+      const int word0 = expert_of(column0) / 32;  // of an odd number of neurons to an expert
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         to[half] = out + (long long)(row + 8 * half) * columns + column0;
@@ -155,9 +194,9 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
         const unsigned word = w == 0 ? words3[half][0] : w == 1 ? words3[half][1] : words3[half][2];
         return 0u - (word >> expert % 32 & 1);
       };
-      // `pair` rounds two values, with up's of a gated layer. `whole`: eight columns are of one expert.
-      auto finish_with = [&](auto pair, auto whole) {
-        [[maybe_unused]] constexpr bool WHOLE = decltype(whole)::value;
+      // `pair` rounds two values, with up's of a gated layer. `even`: two neighbouring columns are of one expert.
+      auto finish_with = [&](auto pair, auto even) {
+        constexpr bool EVEN = decltype(even)::value;
 #pragma unroll
         for (int j0 = 0; j0 < WIDE / 8; j0 += 4) {
           unsigned w[2][4];
@@ -165,20 +204,21 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
           for (int i = 0; i < 4; i++) {
             const int j = j0 + i, local = j * 8 + 2 * t;
             const float2 b = *reinterpret_cast<const float2 *>(f.bias + local);
-            [[maybe_unused]] unsigned keep[2] = {0, 0};
-            if constexpr (KIND != EXPERTS_DOWN) {
-              const int first = expert_of(column0 + (WHOLE ? j * 8 : local)), second = WHOLE ? first : expert_of(column0 + local + 1);
+            [[maybe_unused]] unsigned both[2] = {0, 0};
+            if constexpr (KIND != EXPERTS_DOWN && !EVEN) {
+              const int first = expert_of(column0 + local), second = expert_of(column0 + local + 1);
 #pragma unroll
-              for (int half = 0; half < 2; half++) keep[half] = runs(half, first) & 0xffffu | (WHOLE ? runs(half, first) : runs(half, second)) << 16;
+              for (int half = 0; half < 2; half++) both[half] = runs(half, first) & 0xffffu | runs(half, second) << 16;
             }
+            auto masked = [&](int half, unsigned values) { return EVEN ? (keep[half] >> j & 1 ? values : 0u) : values & both[half]; };
 #pragma unroll
             for (int half = 0; half < 2; half++) {
               const float x = sum[4 * j + 2 * half] + b.x, y = sum[4 * j + 2 * half + 1] + b.y;
               if constexpr (KIND == EXPERTS_GATED_UP) {
                 const float2 c = *reinterpret_cast<const float2 *>(f.bias + WIDE + local);
-                w[half][i] = pair(sum[64 + 4 * j + 2 * half] + c.x, sum[64 + 4 * j + 2 * half + 1] + c.y, x, y) & keep[half];
+                w[half][i] = masked(half, pair(sum[64 + 4 * j + 2 * half] + c.x, sum[64 + 4 * j + 2 * half + 1] + c.y, x, y));
               } else if constexpr (KIND == EXPERTS_UP) {
-                w[half][i] = pair(x, y, 1.0f, 1.0f) & keep[half];
+                w[half][i] = masked(half, pair(x, y, 1.0f, 1.0f));
               } else {
                 w[half][i] = pair(x, y, 1.0f, 1.0f);
               }
@@ -194,7 +234,7 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
         }
       };
       auto finish = [&](auto pair) {
-        if (KIND == EXPERTS_DOWN || size % 8 == 0)
+        if (KIND == EXPERTS_DOWN || size % 2 == 0)
           finish_with(pair, std::true_type());
         else
           finish_with(pair, std::false_type());
@@ -222,9 +262,10 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                  \
       NAME(const __grid_constant__ hopper_map map_a, const __grid_constant__ hopper_map map_b,                          \
            const __grid_constant__ hopper_map map_gate, void *out, const float *bias, const float *gate_bias,           \
-           const unsigned *mask, int rows, int columns, int k, int size, int words, int activation) {                   \
-    experts_masked<T, KIND>(&map_a, &map_b, &map_gate, static_cast<T *>(out), bias, gate_bias, mask, rows, columns, k, \
-                            size, words, activation);                                                                   \
+           const unsigned char *selection, const unsigned *mask, int rows, int columns, int k, int size, int words,     \
+           int activation) {                                                                                            \
+    experts_masked<T, KIND>(&map_a, &map_b, &map_gate, static_cast<T *>(out), bias, gate_bias, selection, mask, rows,   \
+                            columns, k, size, words, activation);                                                       \
   }
 EXPERTS_MASKED(experts_masked_up_bf16, bf16, EXPERTS_UP)
 EXPERTS_MASKED(experts_masked_up_f16, __half, EXPERTS_UP)

@@ -3,6 +3,7 @@
 // A selection is a tensor of one byte a (row, expert), 0 or 1, as tfjs reads it. Where many rows are computed it is turned
 // into bits [rows, words of 32 experts], and those into lists of rows, expert by expert, ascending: the place of a row
 // in its expert's list depends on the bits alone, not on which block comes first.
+#include "experts-units.cuh"
 #include "experts.cuh"
 
 // A warp a row. Dynamic shared memory: n floats and ceil(n / 32) words for each warp.
@@ -21,37 +22,13 @@ KERNEL experts_select(const float *norms, unsigned char *selection, long long ro
   }
 }
 
-// Four bytes' bits: whether each is not zero, the first the lowest.
-__device__ __forceinline__ unsigned four_bits(unsigned bytes) {
-  const unsigned high = (bytes | ((bytes & 0x7f7f7f7fu) + 0x7f7f7f7fu)) & 0x80808080u;
-  return (high >> 7) * 0x01020408u >> 24 & 15u;
-}
-
-// Bytes to bits; a thread 32 experts of a row, whose bytes it takes 16, 8 or 4 at a time where rows begin at such places.
+// Bytes to bits; a thread 32 experts of a row.
 KERNEL experts_bits(const unsigned char *selection, unsigned *bits, long long rows, int n) {
   const unsigned words = (n + 31) / 32;
   const long long all = rows * words;
   for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < all; i += (long long)gridDim.x * blockDim.x) {
     const long long row = all < 1ll << 32 ? (long long)((unsigned)i / words) : i / words;
-    const int first = (int)(i - row * words) * 32, count = min(n - first, 32);
-    const unsigned char *from = selection + row * n + first;
-    unsigned word = 0;
-    if (n % 16 == 0) {
-      for (int e = 0; e < count; e += 16) {
-        const uint4 b = *reinterpret_cast<const uint4 *>(from + e);
-        word |= (four_bits(b.x) | four_bits(b.y) << 4 | four_bits(b.z) << 8 | four_bits(b.w) << 12) << e;
-      }
-    } else if (n % 8 == 0) {
-      for (int e = 0; e < count; e += 8) {
-        const uint2 b = *reinterpret_cast<const uint2 *>(from + e);
-        word |= (four_bits(b.x) | four_bits(b.y) << 4) << e;
-      }
-    } else if (n % 4 == 0) {
-      for (int e = 0; e < count; e += 4) word |= four_bits(*reinterpret_cast<const unsigned *>(from + e)) << e;
-    } else {
-      for (int e = 0; e < count; e++) word |= (unsigned)(from[e] != 0) << e;
-    }
-    bits[i] = word;
+    bits[i] = experts_selected(selection, row, n, (int)(i - row * words) * 32);
   }
 }
 

@@ -7,6 +7,35 @@
 __device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 template <> __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half(x); }
 
+// Four bytes' bits: whether each is not zero, the first the lowest.
+__device__ __forceinline__ unsigned experts_four_bits(unsigned bytes) {
+  const unsigned high = (bytes | ((bytes & 0x7f7f7f7fu) + 0x7f7f7f7fu)) & 0x80808080u;
+  return (high >> 7) * 0x01020408u >> 24 & 15u;
+}
+__device__ __forceinline__ unsigned experts_sixteen_bits(const uint4 &bytes) {
+  return experts_four_bits(bytes.x) | experts_four_bits(bytes.y) << 4 | experts_four_bits(bytes.z) << 8 | experts_four_bits(bytes.w) << 12;
+}
+// The bits of 32 experts of a row, or of fewer at its end: the one of that number first. Takes 16, 8 or 4 bytes at a time
+// where rows of n experts begin at such places.
+__device__ __forceinline__ unsigned experts_selected(const unsigned char *selection, long long row, int n, int first) {
+  const int count = min(n - first, 32);
+  const unsigned char *from = selection + row * n + first;
+  unsigned word = 0;
+  if (n % 16 == 0) {
+    for (int e = 0; e < count; e += 16) word |= experts_sixteen_bits(*reinterpret_cast<const uint4 *>(from + e)) << e;
+  } else if (n % 8 == 0) {
+    for (int e = 0; e < count; e += 8) {
+      const uint2 b = *reinterpret_cast<const uint2 *>(from + e);
+      word |= (experts_four_bits(b.x) | experts_four_bits(b.y) << 4) << e;
+    }
+  } else if (n % 4 == 0) {
+    for (int e = 0; e < count; e += 4) word |= experts_four_bits(*reinterpret_cast<const unsigned *>(from + e)) << e;
+  } else {
+    for (int e = 0; e < count; e++) word |= (unsigned)(from[e] != 0) << e;
+  }
+  return word;
+}
+
 struct experts_units {
   int experts, size, per_unit, parts, width;  // width: neurons that a tile has room for in one unit
 

@@ -21,6 +21,8 @@ inline void hopper_init(unsigned barrier, int arrivals) {
   hopper_at<hopper_barrier>(barrier) = {(unsigned short)arrivals, (unsigned short)arrivals, 0, 0};
 }
 inline void hopper_init_done() {}
+inline void hopper_launch_next() {}
+inline void hopper_wait_launch() {}
 inline void hopper_arrive(unsigned barrier) {
   hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
   if (b.pending == 0) emulator::trap();  // an arrival too many

@@ -50,6 +50,11 @@ __device__ __forceinline__ void hopper_wait(unsigned barrier, unsigned parity) {
       : "memory");
 }
 
+// A programmatic launch begins while the one before it still runs, once all of that one's blocks have said that it may;
+// what that one writes is there after the wait, without which nothing that it reads may be written.
+__device__ __forceinline__ void hopper_launch_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+__device__ __forceinline__ void hopper_wait_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 // A box of the matrix whose first element is at (x along the line, line y).
 __device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y) {
   asm volatile(

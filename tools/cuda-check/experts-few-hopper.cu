@@ -41,7 +41,7 @@ struct Few {
     const int router = s.router ? rows * r_bytes + (rows * n * 4 + 15) / 16 * 16 + (rows * n + 15) / 16 * 16 + rows * ((n + 31) / 32) * 4 : 0;
     if (router > owners * (up_bytes + 2 * down_bytes)) printf("no room for the router\n"), exit(2);
     shared = owners * (up_bytes + 2 * down_bytes) + fixed;
-    share = (rows * padded / 4 + blocks - 1) / blocks;
+    share = ((rows * padded + 7) / 8 + blocks - 1) / blocks;
     const size_t count = (size_t)blocks * rows * padded;
     partials = device<float>(count);
     forecast = device<float>((size_t)rows * std::max(1, s.router));

@@ -24,7 +24,7 @@
 
 #include "../../kernels/cuda/experts-many.sm90a.cu"
 #include "../../kernels/cuda/experts-masked.sm90a.cu"
-#include "../../kernels/cuda/experts-segments.cu"
+#include "../../kernels/cuda/experts-segments.sm90a.cu"
 
 #define CHECK(call)                                                                   \
   do {                                                                                \
@@ -77,6 +77,12 @@ __global__ void draw_masks(unsigned *mask, int rows, int words, int n, int k, un
       if ((int)r < left) m[i / 32] |= 1u << i % 32, left--;
     }
   }
+}
+
+// The same as the op takes it, a byte an expert.
+__global__ void draw_selection(unsigned char *selection, const unsigned *mask, int rows, int words, int n) {
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < rows * n; i += gridDim.x * blockDim.x)
+    selection[i] = mask[(size_t)(i / n) * words + i % n / 32] >> i % n % 32 & 1;
 }
 
 // Rows `sample`, hidden then out, in float64. hidden [samples, experts · size].
@@ -170,12 +176,26 @@ struct Variant {
   }
 };
 
+// Programmatic, as the backend does it: begins while what is before it ends.
+template <typename... Parameters, typename... Arguments>
+static void launch(void (*kernel)(Parameters...), int blocks, int threads, int shared, const Arguments &...arguments) {
+  cudaLaunchAttribute programmatic;
+  programmatic.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  programmatic.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(blocks), config.blockDim = dim3(threads), config.dynamicSmemBytes = shared, config.stream = stream;
+  config.attrs = &programmatic, config.numAttrs = 1;
+  CHECK(cudaLaunchKernelEx(&config, kernel, (Parameters)arguments...));
+}
+
 template <typename T> struct Layer {
   static constexpr bool BF16 = std::is_same<T, bf16>::value;
   Shape s;
   int sets, k = 0;
   std::vector<T *> x, out;
-  std::vector<unsigned *> mask;
+  std::vector<unsigned *> mask;             // what is drawn
+  std::vector<unsigned char *> selection;  // the same in bytes
+  unsigned *bits;                           // and again in bits, by the op
   T *up, *gate, *down, *partial = nullptr, *hidden = nullptr;
   float *up_bias, *gate_bias, *down_bias;
   T *up_bias16, *down_bias16;
@@ -193,8 +213,10 @@ template <typename T> struct Layer {
     const size_t h = s.hidden(), nx = (size_t)s.rows * s.d, no = (size_t)s.rows * s.d_out;
     for (int i = 0; i < sets; i++) {
       x.push_back(own<T>(nx)), out.push_back(own<T>(no)), mask.push_back(own<unsigned>((size_t)s.rows * s.words()));
+      selection.push_back(own<unsigned char>((size_t)s.rows * s.experts));
       fill<<<1024, 256>>>(x[i], nx, 11 + i, 1.0f);
     }
+    bits = own<unsigned>((size_t)s.rows * s.words());
     up = own<T>(h * s.d), down = own<T>(h * s.d_out), gate = s.gated ? own<T>(h * s.d) : nullptr;
     up_bias = own<float>(h), gate_bias = s.gated ? own<float>(h) : nullptr, down_bias = own<float>(s.d_out);
     up_bias16 = own<T>(h), down_bias16 = own<T>(s.d_out);
@@ -213,7 +235,10 @@ template <typename T> struct Layer {
   }
   void draw(int k_, unsigned seed) {
     k = k_;
-    for (int i = 0; i < sets; i++) draw_masks<<<256, 256>>>(mask[i], s.rows, s.words(), s.experts, k, seed + i);
+    for (int i = 0; i < sets; i++) {
+      draw_masks<<<256, 256>>>(mask[i], s.rows, s.words(), s.experts, k, seed + i);
+      draw_selection<<<256, 256>>>(selection[i], mask[i], s.rows, s.words(), s.experts);
+    }
     CHECK(cudaDeviceSynchronize());
   }
 
@@ -251,13 +276,13 @@ template <typename T> struct Layer {
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;
       const int filling = filled ? std::min((s.rows / 2 + 7) / 8 + 1, multiprocessors * 4) : 0;
       CHECK(cudaMemsetAsync(counts, 0, (u.groups * chunks + 1) * 4, stream));
-      typedef void (*Count)(const unsigned *, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, int *, int *, int *, T *, const float *, int);
+      typedef void (*Count)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, int *, int *, int *, T *, const float *, int);
       typedef void (*Place)(const unsigned *, int, int, int, int, int, int, int, int, int, int, int, const unsigned *, const int *, const int *, int *, unsigned *, int4 *, T *, const float *, int);
       const Count count = (Count)(BF16 ? (const void *)experts_segments_count_bf16 : (const void *)experts_segments_count_f16);
       const Place place = (Place)(BF16 ? (const void *)experts_segments_place_bf16 : (const void *)experts_segments_place_f16);
-      count<<<blocks + filling, 256, (97 + u.groups * chunks) * 4, stream>>>(mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes,
+      launch(count, blocks + filling, 256, (97 + u.groups * chunks) * 4, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes,
                                                                     counts, offsets, begins, bins, header, filled, down_bias, s.d_out);
-      place<<<blocks + filling, 256, u.groups * 4, stream>>>(mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes, offsets,
+      launch(place, blocks + filling, 256, u.groups * 4, bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes, offsets,
                                                              begins, bins, list, tiles, filled, down_bias, s.d_out);
     }
     if (what & 2) {
@@ -271,15 +296,15 @@ template <typename T> struct Layer {
       const hopper_map map_up = tensor_map(up, s.d, s.hidden(), 64, v.width), map_gate = s.gated ? tensor_map(gate, s.d, s.hidden(), 64, v.width) : map_up;
       const hopper_map map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
       if (v.mode == EXPERTS_STORE && !partial) partial = own<T>((size_t)s.rows * s.d_out * (s.hidden() / 64 + 1));
-      kernel<<<multiprocessors, 384, shared, stream>>>(map_up, map_gate, map_down, x[set], tiles, list, header, mask[set], up_bias, gate_bias, out[set], partial, s.rows, s.d,
+      launch(kernel, multiprocessors, 384, shared, map_up, map_gate, map_down, x[set], tiles, list, header, bits, up_bias, gate_bias, out[set], partial, s.rows, s.d,
                                                s.d, s.d_out, w, s.experts, s.size, u.per_unit, u.parts, s.activation, v.mode);
     }
     if (what & 4) {
       const int blocks = (int)std::min<size_t>(((size_t)s.rows * s.d_out / 8 + 255) / 256, (size_t)multiprocessors * 32);
       if (v.mode == EXPERTS_STORE) {
         auto combine = BF16 ? (const void *)experts_segments_combine_bf16 : (const void *)experts_segments_combine_f16;
-        ((void (*)(const unsigned *, int, int, int, int, int, int, int, int, const T *, T *, const float *, int))combine)<<<blocks, 256, 0, stream>>>(
-            mask[set], s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, partial, out[set], down_bias, s.d_out);
+        launch((void (*)(const unsigned *, int, int, int, int, int, int, int, int, const T *, T *, const float *, int))combine, blocks, 256, 0,
+            bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, partial, out[set], down_bias, s.d_out);
       }
     }
     CHECK(cudaGetLastError());
@@ -290,21 +315,22 @@ template <typename T> struct Layer {
     experts_masked_launch<T>(set);
   }
   template <typename U> void experts_masked_launch(int set) {
-    typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, void *, const float *, const float *, const unsigned *, int, int, int, int, int, int);
+    typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, void *, const float *, const float *, const unsigned char *, const unsigned *, int, int, int, int, int, int);
     const int shared = EXPERTS_MASKED_SHARED;
     const Kernel first = s.gated ? (BF16 ? experts_masked_gated_bf16 : experts_masked_gated_f16) : (BF16 ? experts_masked_up_bf16 : experts_masked_up_f16);
     const Kernel second = BF16 ? experts_masked_down_bf16 : experts_masked_down_f16;
     for (const Kernel k : {first, second}) CHECK(cudaFuncSetAttribute((const void *)k, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
     const int wide = s.gated ? 128 : 256;
+    const bool by_bytes = s.experts % 16 == 0 && wide % s.size == 0 && wide / s.size % 16 == 0;
     const hopper_map map_x = tensor_map(x[set], s.d, s.rows, 64, 128), map_up = tensor_map(up, s.d, s.hidden(), 64, wide);
     const hopper_map map_gate = s.gated ? tensor_map(gate, s.d, s.hidden(), 64, wide) : map_up;
     const hopper_map map_hidden = tensor_map(hidden, s.hidden(), s.rows, 64, 128), map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
     const int row_tiles = (s.rows + 127) / 128;
     if (parts & 1)
-      first<<<std::min(row_tiles * ((s.hidden() + wide - 1) / wide), multiprocessors), 384, shared, stream>>>(map_x, map_up, map_gate, hidden, up_bias, gate_bias, mask[set],
+      launch(first, std::min(row_tiles * ((s.hidden() + wide - 1) / wide), multiprocessors), 384, shared, map_x, map_up, map_gate, hidden, up_bias, gate_bias, by_bytes ? selection[set] : nullptr, mask[set],
                                                                                                   s.rows, s.hidden(), s.d, s.size, s.words(), s.activation);
     if (parts & 2)
-      second<<<std::min(row_tiles * ((s.d_out + 255) / 256), multiprocessors), 384, shared, stream>>>(map_hidden, map_down, map_down, out[set], down_bias, nullptr, nullptr,
+      launch(second, std::min(row_tiles * ((s.d_out + 255) / 256), multiprocessors), 384, shared, map_hidden, map_down, map_down, out[set], down_bias, nullptr, nullptr, nullptr,
                                                                                              s.rows, s.d_out, s.hidden(), 0, 0, 0);
     CHECK(cudaGetLastError());
   }

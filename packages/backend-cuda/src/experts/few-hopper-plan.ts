@@ -7,19 +7,23 @@ export const HOPPER_THREADS = 512;
 const WARPS = HOPPER_THREADS / 32;
 /** Most experts that a router's launch selects from. */
 const ROUTED_EXPERTS = 1024;
+/** Neurons of a block below which fewer blocks, whose sums are added up sooner, are faster. */
+const LEAST_NEURONS = 7;
+/** Density to plan for where the caller names none. */
+const DENSITY = 0.5;
 /** Most weights of a router's output layer, which every block reads. */
 const ROUTED_WEIGHTS = 65_536;
 
 /** A layer as experts-few.sm90a.cu reads it. */
-export interface FewHopperShape extends FewShape, Pick<ExpertsCall, 'gate'> {}
+export interface FewHopperShape extends FewShape, Pick<ExpertsCall, 'gate' | 'density'> {}
 
 /** How a launch of experts-few.sm90a.cu is cut up. */
 export interface FewHopperPlan {
-  /** One a multiprocessor. */
+  /** At most one a multiprocessor. */
   readonly blocks: number;
   /** Warps of a block that have a neuron at a time; 0 where the weights of one have no room. */
   readonly owners: number;
-  /** 16-byte pieces of the output that a block sums. */
+  /** 32-byte pieces of the output's sums that a block adds up. */
   readonly share: number;
   /** Dynamic shared memory. */
   readonly sharedBytes: number;
@@ -37,7 +41,7 @@ export function planFewHopper(
   multiprocessors: number,
   sharedBytes: number,
 ): FewHopperPlan {
-  const { rows, dIn, dOut, hidden, storage, routerWidth, experts } = shape;
+  const { rows, dIn, dOut, hidden, storage, routerWidth, experts, density = DENSITY } = shape;
   // x is float32 beside float32 weights, 16 bits else.
   const bytes = storage === 'float32' ? 4 : 2;
   const upBytes = (shape.gate === 0 ? 1 : 2) * pitchOf(dIn, storage) * WEIGHT_BYTES[storage];
@@ -47,7 +51,12 @@ export function planFewHopper(
   const fixed =
     rows * upTo(8, pitchOf(dIn, storage)) * bytes + rows * padded * 4 + WARPS * (3 * 16 + 3 * 8);
   const room = Math.floor((sharedBytes - fixed) / ownBytes);
-  const owners = Math.max(0, Math.min(WARPS, Math.ceil(hidden / multiprocessors), room));
+  const wanted = hidden * (1 - (1 - density) ** rows);
+  const blocks =
+    routerWidth > 0
+      ? multiprocessors
+      : Math.max(1, Math.min(multiprocessors, Math.ceil(wanted / LEAST_NEURONS)));
+  const owners = Math.max(0, Math.min(WARPS, Math.ceil(hidden / blocks), room));
   const router =
     routerWidth === 0
       ? 0
@@ -59,11 +68,11 @@ export function planFewHopper(
   const neededBytes = fixed + Math.max(owners * ownBytes, router);
   const fits = neededBytes <= sharedBytes && (routerWidth === 0 || canRoute);
   return {
-    blocks: multiprocessors,
+    blocks,
     owners: fits ? owners : 0,
-    share: Math.ceil((rows * padded) / 4 / multiprocessors),
+    share: Math.ceil((rows * padded) / 8 / blocks),
     sharedBytes: neededBytes,
-    partialBytes: multiprocessors * rows * padded * 4,
+    partialBytes: blocks * rows * padded * 4,
     forecastBytes: rows * routerWidth * 4,
   };
 }

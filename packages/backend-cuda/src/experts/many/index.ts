@@ -3,7 +3,6 @@ import type { CudaBackend } from '../../backend.js';
 import { withScratch } from '../../kernels/run.js';
 import { kernel } from '../../launch.js';
 import { type ExpertsCall, pitchOf } from '../call.js';
-import { selectionBits } from '../select.js';
 import { hundredsWay, runHundreds } from './hundreds.js';
 import { runMasked } from './masked.js';
 import type { ManyCall } from './many-call.js';
@@ -53,11 +52,9 @@ export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPl
   const plan = given ?? planMany(call, backend.device.multiprocessors, deterministic);
   const pitch = pitchOf(dIn, storage);
   const run = (x16: number, out: number) => {
-    const mask = selectionBits(backend, call.selection);
-    const many: ManyCall = { ...call, storage, x16, pitch, mask: mask.pointer, out };
+    const many: ManyCall = { ...call, storage, x16, pitch, out };
     if (plan.kind === 'segments') runSegments(backend, many, plan);
     else runMasked(backend, many);
-    mask.free();
   };
   /** Calls `use` with x in the storage's 16 bits. */
   const withX16 = (use: (x16: number) => void) => {

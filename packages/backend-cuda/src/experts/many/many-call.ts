@@ -7,8 +7,6 @@ export interface ManyCall extends ExpertsCall {
   readonly x16: number;
   /** Elements from one row of x, up and gate to the next, a multiple of 8; zeros behind dIn. */
   readonly pitch: number;
-  /** Device address of the selection's bits, uint32 [N, ceil(experts / 32)]. */
-  readonly mask: number;
   /** Device address of the result in the storage's 16 bits, [N, dOut]. */
   readonly out: number;
 }

@@ -71,6 +71,21 @@ emulated('the expert op for many rows', (cuda) => {
       'float16',
     ],
     [
+      'tiny experts, a tile of which begins at sixteen bytes',
+      { rows: 150, dIn: 64, dOut: 64, experts: 80, expertSize: 4, density: 0.2 },
+      'bfloat16',
+    ],
+    [
+      'experts of sixteen, the same',
+      { rows: 140, dIn: 72, dOut: 64, experts: 32, expertSize: 16, density: 0.3 },
+      'float16',
+    ],
+    [
+      'gated, tiny, the same',
+      { rows: 130, dIn: 64, dOut: 72, experts: 48, expertSize: 8, density: 0.3, gated: true },
+      'bfloat16',
+    ],
+    [
       'experts of several units',
       { rows: 200, dIn: 72, dOut: 264, experts: 4, expertSize: 200, density: 0.5 },
       'bfloat16',

@@ -3,10 +3,11 @@ import { type Kernel, kernel } from '../../launch.js';
 import { withScratch } from '../../kernels/run.js';
 import { ACTIVATIONS } from '../call.js';
 import type { ManyCall } from './many-call.js';
+import { selectionBits } from '../select.js';
 import { matrixMap } from './matrices.js';
 
 const maskedKernel = (name: string): Kernel =>
-  kernel('experts-masked.sm90a', `experts_masked_${name}`, 'i*32 i*32 i*32 p p p p i i i i i i');
+  kernel('experts-masked.sm90a', `experts_masked_${name}`, 'i*32 i*32 i*32 p p p p p i i i i i i');
 const kernels = {
   bfloat16: {
     up: maskedKernel('up_bf16'),
@@ -39,6 +40,11 @@ export function runMasked(backend: CudaBackend, call: ManyCall): void {
     TILE_ROWS,
     Math.floor(Math.min(rows, MOST_HIDDEN / hidden) / TILE_ROWS) * TILE_ROWS,
   );
+  // A tile reads the bytes of its own experts where they begin at 16 bytes in every row.
+  const isReadAsBytes =
+    call.experts % 16 === 0 && columns % expertSize === 0 && (columns / expertSize) % 16 === 0;
+  const selection = backend.pointer(call.selection);
+  const mask = isReadAsBytes ? undefined : selectionBits(backend, call.selection);
   withScratch(backend, Math.min(rows, turn) * hidden * 2, (activations) => {
     for (let first = 0; first < rows; first += turn) {
       const m = Math.min(turn, rows - first);
@@ -58,7 +64,8 @@ export function runMasked(backend: CudaBackend, call: ManyCall): void {
           activations,
           call.upBias,
           call.gateBias,
-          call.mask + first * words * 4,
+          isReadAsBytes ? selection + first * call.experts : 0,
+          mask ? mask.pointer + first * words * 4 : 0,
           m,
           hidden,
           pitch,
@@ -67,6 +74,7 @@ export function runMasked(backend: CudaBackend, call: ManyCall): void {
           ACTIVATIONS.indexOf(call.activation),
         ],
         SHARED,
+        { isProgrammatic: true },
       );
       const matrix = map(call.down, dOut, hidden, 64);
       backend.launch(
@@ -81,6 +89,7 @@ export function runMasked(backend: CudaBackend, call: ManyCall): void {
           call.downBias,
           0,
           0,
+          0,
           m,
           dOut,
           hidden,
@@ -89,7 +98,9 @@ export function runMasked(backend: CudaBackend, call: ManyCall): void {
           0,
         ],
         SHARED,
+        { isProgrammatic: true },
       );
     }
   });
+  mask?.free();
 }

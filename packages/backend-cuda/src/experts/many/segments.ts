@@ -18,20 +18,20 @@ const each = (
 });
 const countKernels = each((type) =>
   kernel(
-    'experts-segments',
+    'experts-segments.sm90a',
     `experts_segments_count_${type}`,
-    'p i i i i i i i i i i i p p p p p p p p i',
+    'p p i i i i i i i i i i i p p p p p p p p i',
   ),
 );
 const placeKernels = each((type) =>
   kernel(
-    'experts-segments',
+    'experts-segments.sm90a',
     `experts_segments_place_${type}`,
     'p i i i i i i i i i i i p p p p p p p p i',
   ),
 );
 const combineKernels = each((type) =>
-  kernel('experts-segments', `experts_segments_combine_${type}`, 'p i i i i i i i i p p p i'),
+  kernel('experts-segments.sm90a', `experts_segments_combine_${type}`, 'p i i i i i i i i p p p i'),
 );
 const manyKernels = Object.fromEntries(
   (['128', '64', 'gated'] as const).map((name) => [
@@ -65,7 +65,7 @@ export function runSegments(
   call: ManyCall,
   plan: Extract<ManyPlan, { kind: 'segments' }>,
 ): void {
-  const { rows, dOut, experts, expertSize, storage, gate, mask } = call;
+  const { rows, dOut, experts, expertSize, storage, gate, selection } = call;
   const { units, isPaired, isAdded } = plan;
   const { multiprocessors } = backend.device;
   const words = Math.ceil(experts / 32);
@@ -83,7 +83,6 @@ export function runSegments(
   // Blocks beyond those, in either kernel, that fill half of the output with the bias.
   const filling = isAdded ? Math.min(Math.ceil(rows / 2 / WARPS) + 1, multiprocessors * 4) : 0;
   const shape = [
-    mask,
     rows,
     words,
     experts,
@@ -99,7 +98,7 @@ export function runSegments(
   const counts = groups * chunks + 1;
   const tables = 2 * counts + blocks * groups + BINS + 2;
   const others = isAdded ? 16 : rows * (segments - 1) * dOut * 2 + 16;
-  withScratch(backend, tiles + (tables + 2 * rows * segments) * 4, (tileTable) =>
+  withScratch(backend, tiles + (tables + 2 * rows * segments + rows * words) * 4, (tileTable) =>
     withScratch(backend, others, (apart) => {
       const counters = tileTable + tiles;
       const begins = counters + counts * 4;
@@ -108,21 +107,36 @@ export function runSegments(
       const header = bins + BINS * 4;
       const codes = header + 8;
       const list = codes + rows * segments * 4;
+      const mask = list + rows * segments * 4;
       const shares = [blocks, chunks, segments];
       backend.memset(counters, counts * 4);
+      const isProgrammatic = true;
       backend.launch(
         count,
         blocks + filling,
         THREADS,
-        [...shape, ...shares, codes, counters, offsets, begins, bins, header, ...initial],
+        [
+          backend.pointer(selection),
+          mask,
+          ...shape,
+          ...shares,
+          codes,
+          counters,
+          offsets,
+          begins,
+          bins,
+          header,
+          ...initial,
+        ],
         (96 + counts) * 4,
       );
       backend.launch(
         place,
         blocks + filling,
         THREADS,
-        [...shape, ...shares, codes, offsets, begins, bins, list, tileTable, ...initial],
+        [mask, ...shape, ...shares, codes, offsets, begins, bins, list, tileTable, ...initial],
         groups * 4,
+        { isProgrammatic },
       );
       const map = (matrix: number, length: number, lines: number) =>
         matrixMap(backend, matrix, length, call.hidden, lines);
@@ -157,15 +171,13 @@ export function runSegments(
           isAdded ? ADD : STORE,
         ],
         MANY_SHARED,
+        { isProgrammatic },
       );
-      if (isAdded) return;
-      backend.launch(combine, backend.blocks((rows * dOut) / 8, THREADS), THREADS, [
-        ...shape,
-        apart,
-        call.out,
-        call.downBias,
-        dOut,
-      ]);
+      if (!isAdded) {
+        const args = [mask, ...shape, apart, call.out, call.downBias, dOut];
+        const grid = backend.blocks((rows * dOut) / 8, THREADS);
+        backend.launch(combine, grid, THREADS, args, 0, { isProgrammatic });
+      }
     }),
   );
 }

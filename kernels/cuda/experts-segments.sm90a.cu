@@ -1,6 +1,7 @@
 // Groups the rows of a masked batch by the units that they run, for experts-many: a counting sort whose counts, places
 // and tiles stay on the device. A group's rows are cut into tiles of 128.
 #include "experts-units.cuh"
+#include "hopper.cuh"
 
 constexpr int EXPERTS_TILE_ROWS = 128, EXPERTS_THREADS = 256;
 
@@ -63,18 +64,19 @@ __device__ __forceinline__ void experts_segments_fill(int rows, T *__restrict__ 
   }
 }
 
-// Rows of each group by blocks, then by the last of these to finish: where each group's rows begin, chunk by chunk, how
+// The selection's bits, then rows of each group by blocks, then by the last of these to finish: where each group's rows begin, chunk by chunk, how
 // many tiles there are, and where each bin of the table begins. `counts` and the block counter behind it are zero on
 // entry. Blocks beyond shares.blocks, where `out` is given, fill its first half.
-//   codes [segments, rows], counts [groups, chunks] + 1, offsets [blocks, groups], begins [groups, chunks] + 1,
+//   selection [rows, experts], mask [rows, words], codes [segments, rows], counts [groups, chunks] + 1, offsets [blocks, groups], begins [groups, chunks] + 1,
 //   bins [EXPERTS_ALL_BINS], header: the number of tiles
 template <typename T>
-__device__ __forceinline__ void experts_segments_count(const unsigned *__restrict__ mask, int rows, int words,
-                                                       experts_units units, int paired, experts_shares shares, int segments,
+__device__ __forceinline__ void experts_segments_count(const unsigned char *__restrict__ selection, unsigned *mask, int rows,
+                                                       int words, experts_units units, int paired, experts_shares shares, int segments,
                                                        unsigned *codes, int *counts, int *offsets, int *begins, int *bins,
                                                        int *header, T *out, const float *bias, int d_out) {
   DYNAMIC_SHARED(int, shared);
   const int block = blockIdx.x;
+  hopper_launch_next();
   if (block >= shares.blocks) return experts_segments_fill(rows, out, bias, d_out, block - shares.blocks, 0);
   const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count, chunk = shares.chunk(block);
   int *histogram = shared + 96;
@@ -83,6 +85,7 @@ __device__ __forceinline__ void experts_segments_count(const unsigned *__restric
   const int per_block = (rows + shares.blocks - 1) / shares.blocks, end = min(rows, (block + 1) * per_block);
   for (int row = block * per_block + threadIdx.x; row < end; row += EXPERTS_THREADS) {
     int number = 0;
+    for (int word = 0; word < words; word++) mask[(long long)row * words + word] = experts_selected(selection, row, units.experts, word * 32);
     units.segments(mask + (long long)row * words, words, paired, [&](int a, int b, int) {
       const int group = experts_group(a, b, pairs), before = atomicAdd(histogram + group, 1);
       codes[(long long)number++ * rows + row] = group | before << EXPERTS_GROUP_BITS;
@@ -130,11 +133,12 @@ __device__ __forceinline__ void experts_segments_count(const unsigned *__restric
 
 #define EXPERTS_SEGMENTS_COUNT(NAME, T)                                                                                \
   extern "C" __global__ void __launch_bounds__(256)                                                                    \
-      NAME(const unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts, int width,       \
-           int paired, int blocks, int chunks, int segments, unsigned *codes, int *counts, int *offsets, int *begins,  \
-           int *bins, int *header, T *out, const float *bias, int d_out) {                                             \
-    experts_segments_count<T>(mask, rows, words, {experts, size, per_unit, parts, width}, paired, {blocks, chunks},    \
-                              segments, codes, counts, offsets, begins, bins, header, out, bias, d_out);               \
+      NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit,   \
+           int parts, int width, int paired, int blocks, int chunks, int segments, unsigned *codes, int *counts,       \
+           int *offsets, int *begins, int *bins, int *header, T *out, const float *bias, int d_out) {                  \
+    experts_segments_count<T>(selection, mask, rows, words, {experts, size, per_unit, parts, width}, paired,           \
+                              {blocks, chunks}, segments, codes, counts, offsets, begins, bins, header, out, bias,     \
+                              d_out);                                                                                  \
   }
 EXPERTS_SEGMENTS_COUNT(experts_segments_count_bf16, bf16)
 EXPERTS_SEGMENTS_COUNT(experts_segments_count_f16, __half)
@@ -151,6 +155,8 @@ __device__ __forceinline__ void experts_segments_place(const unsigned *mask, int
                                                        const float *bias, int d_out) {
   DYNAMIC_SHARED(int, shared);
   const int block = blockIdx.x;
+  hopper_launch_next();
+  hopper_wait_launch();
   if (block >= shares.blocks) return experts_segments_fill(rows, out, bias, d_out, block - shares.blocks, 1);
   const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count, chunk = shares.chunk(block);
   for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS)
@@ -199,6 +205,8 @@ __device__ __forceinline__ void experts_segments_combine(const unsigned *__restr
                                                          experts_units units, int paired, const T *__restrict__ parts,
                                                          T *out, const float *__restrict__ bias, int d_out) {
   const int pieces = d_out / 8;
+  hopper_launch_next();
+  hopper_wait_launch();
   for (GRID_LOOP(i, (long long)rows * pieces)) {
     const long long row = i / pieces;
     const int column = (int)(i - row * pieces) * 8;
