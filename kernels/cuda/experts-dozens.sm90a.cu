@@ -244,6 +244,9 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
   __syncthreads();
   hopper_launch_next();
   if (ranks > 1) dozens_cluster_arrive();
+  hopper_prefetch(a.selection, (long long)rows * n);
+  hopper_prefetch(a.x, (long long)rows * a.d * (a.x_type == 0 ? 4 : 2));
+  if (a.up_bias) hopper_prefetch(a.up_bias, neurons_in_all * 4);
   int selected = (int)neurons_in_all;
   if (a.skip) {
     hopper_wait_launch();

@@ -64,7 +64,6 @@ template <int N> inline void few_load(float (&v)[N], const float *p) {
 template <int N> inline void few_store(float *p, const float (&v)[N]) {
   for (int i = 0; i < N; i++) p[i] = v[i];
 }
-inline void few_prefetch(const void *) {}
 #else
 // A multiple of 16 bytes.
 __device__ __forceinline__ void few_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
@@ -86,7 +85,6 @@ template <int N> __device__ __forceinline__ void few_store(float *p, const float
   else
     asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]) : "memory");
 }
-__device__ __forceinline__ void few_prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 #endif
 
 // Numbers that other blocks wait for lie in memory with all bits inverted, and zero is what has not come yet: no
@@ -343,9 +341,13 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   if (routes) {
     if (a.stages & ROUTE && (int)blockIdx.x < a.router_width && (int)threadIdx.x < h_pieces)
       first_piece = experts_weights16(static_cast<const char *>(a.router_hidden) + ((long long)blockIdx.x * h_pieces + threadIdx.x) * 16);
-    const long long line = ((long long)blockIdx.x * THREADS + threadIdx.x) * 128;
-    if (line < (long long)n * r_pieces * 16) few_prefetch(static_cast<const char *>(a.router_output) + line);
+    hopper_prefetch(a.router_output, (long long)n * r_pieces * 16);
+  } else {
+    hopper_prefetch(a.selection, (long long)rows * n);
   }
+  hopper_prefetch(a.x, (long long)rows * a.d * (a.x_type == 0 ? 4 : 2));
+  if (a.up_bias != nullptr) hopper_prefetch(a.up_bias, (long long)n * size * 4);
+  if (a.down_bias != nullptr) hopper_prefetch(a.down_bias, a.d_out * 4);
   hopper_wait_launch();
 
   // ---- The selection, where it is given, and x: both on their way at once ----

@@ -90,7 +90,10 @@ template <typename T, int STEPS, int TILES, bool APART> __device__ __forceinline
       else experts_prefetch(s);
     }
   };
-  if (!is_early) {
+  if (is_early) {
+    hopper_prefetch(call.selection, (long long)call.rows * units.experts);
+    hopper_prefetch(call.x, (long long)call.rows * call.pitch * 2);
+  } else {
     ask();
     __syncthreads();
   }

@@ -23,6 +23,7 @@ inline void hopper_init(unsigned barrier, int arrivals) {
 inline void hopper_init_done() {}
 inline void hopper_launch_next() {}
 inline void hopper_wait_launch() {}
+inline void hopper_prefetch(const void *, long long) {}
 inline void hopper_arrive(unsigned barrier) {
   hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
   if (b.pending == 0) emulator::trap();  // an arrival too many

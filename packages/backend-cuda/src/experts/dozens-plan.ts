@@ -117,17 +117,24 @@ function cutUp(
   const run = Math.ceil(hidden / multiprocessors);
   // One slot holds all that a block reads.
   const isSmall = run <= 32 && 32 * rowPieces * 16 * matrices <= MOST_AT_ONCE;
-  const across = isSmall ? 2 : 4;
+  const cut = (across: number) => {
+    const along = WARPS / (across * rowGroups);
+    const most = stepsFor(rowPieces, along);
+    const steps = isSmall ? most : Math.min(most, 4 / matrices);
+    const pieces = along * steps * 4;
+    const turns = Math.ceil(rowPieces / pieces);
+    const xBytes = (ranks: number) =>
+      tileRows * rowGroups * Math.ceil(turns / ranks) * pieces * chunk * activationBytes(storage);
+    let ranks = 1;
+    const mostRanks = hasClusters ? 8 : 1;
+    while (ranks < mostRanks && xBytes(ranks) > MOST_X_BYTES) ranks *= 2;
+    return { across, steps, pieces, turns, xBytes, ranks };
+  };
+  // Long pieces of rows are read fastest: all warps along the sum. A rank needs four neurons of a tile at least.
+  const narrow = isSmall ? undefined : cut(1);
+  const { across, steps, pieces, turns, xBytes, ranks } =
+    narrow && 16 / narrow.ranks >= LEAST_RANK_NEURONS ? narrow : cut(2);
   const tile = 16 * across;
-  const along = WARPS / (across * rowGroups);
-  const steps = isSmall ? stepsFor(rowPieces, along) : Math.max(4 / matrices, 2 / along);
-  const pieces = along * steps * 4;
-  const turns = Math.ceil(rowPieces / pieces);
-  const xBytes = (ranks: number) =>
-    tileRows * rowGroups * Math.ceil(turns / ranks) * pieces * chunk * activationBytes(storage);
-  let ranks = 1;
-  const mostRanks = hasClusters ? 8 : 1;
-  while (ranks < mostRanks && xBytes(ranks) > MOST_X_BYTES) ranks *= 2;
   const clusters = ranks === 1 ? multiprocessors : Math.floor(multiprocessors / 16) * (16 / ranks);
   const capacity = upTo(16, Math.ceil(hidden / clusters));
   const sums = WARPS * matrices * tileRows * 20 * 4;
@@ -175,7 +182,8 @@ function cutDown(
   const along = WARPS / (across * rowGroups);
   const capacity = upTo(16, Math.ceil(hidden / shares));
   const isSmall = (capacity * columns * 16) / chunk <= MOST_AT_ONCE;
-  let steps = isSmall ? Math.ceil(capacity / (16 * along)) : 2;
+  let steps = Math.ceil(capacity / (16 * along));
+  if (!isSmall) steps = Math.min(steps, 4);
   while (16 * along * steps * bytes < 64) steps *= 2;
   const depth = 16 * along * steps;
   const weights = (slots: number) => (slots * depth * columns * 16) / chunk;
@@ -209,8 +217,10 @@ const MOST_X_BYTES = 66_000;
 const MOST_AT_ONCE = 57_344;
 /** Of a block of compute capability 9.0. */
 const MOST_SHARED = 232_448;
-const UP_SLOTS = 3;
+const UP_SLOTS = 4;
+/** Sums go from rank to rank four at a time. */
+const LEAST_RANK_NEURONS = 4;
 const DOWN_SLOTS = 4;
 /** Fewer blocks on a group of columns would leave a column's neurons to too few. */
-const LEAST_SPLITS = 8;
+const LEAST_SPLITS = 4;
 const MOST_SPLITS = 16;
