@@ -10,11 +10,11 @@
 #include "experts-units.cuh"
 #include "hopper-activations.cuh"
 #include "hopper.cuh"
-#include "hopper-results.cuh"
 #include "products.cuh"
 
 constexpr int EXPERTS_MASKED_STAGES = 4, EXPERTS_MASKED_A = 16384, EXPERTS_MASKED_B = 32768;
 constexpr int EXPERTS_MASKED_STAGE = EXPERTS_MASKED_A + EXPERTS_MASKED_B;
+constexpr int EXPERTS_MASKED_BOX = 2048;  // 16 rows by 64 columns of results, of each of eight warps
 
 // UP: hidden from x (b lies along the sum); GATED_UP: the same, 128 columns of up and of gate; DOWN: out from hidden (b
 // lies across the sum).
@@ -27,13 +27,13 @@ struct experts_masked_facts {
 
 template <typename T, int KIND>
 __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const hopper_map *map_b, const hopper_map *map_gate,
-                                               T *__restrict__ out, const float *__restrict__ bias,
+                                               const hopper_map *map_out, const float *__restrict__ bias,
                                                const float *__restrict__ gate_bias, const unsigned char *__restrict__ selection,
                                                const unsigned *__restrict__ mask, int rows, int columns, int k, int size, int words, int activation) {
   constexpr int WIDE = KIND == EXPERTS_GATED_UP ? 128 : 256;  // columns of a tile
   DYNAMIC_SHARED(unsigned char, shared);
   const unsigned base = (hopper_address(shared) + 1023) / 1024 * 1024;
-  const unsigned barriers = base + EXPERTS_MASKED_STAGES * EXPERTS_MASKED_STAGE;
+  const unsigned boxes = base + EXPERTS_MASKED_STAGES * EXPERTS_MASKED_STAGE, barriers = boxes + 8 * EXPERTS_MASKED_BOX;
   hopper_ring<EXPERTS_MASKED_STAGES> ring{barriers};
   hopper_ring<2> facts_ring{barriers + EXPERTS_MASKED_STAGES * 16};
   // Behind the barriers, which take 96 bytes.
@@ -141,7 +141,7 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
     for (int index = blockIdx.x; index < tiles; index += gridDim.x) {
       int tile_row, tile_column;
       products_tile_at<16>(index, tile_rows, tile_columns, tile_row, tile_column);
-      const int in_tile = first_row + warp * 16 + g, row = tile_row * 128 + in_tile, column0 = tile_column * WIDE;
+      const int in_tile = first_row + warp * 16 + g, column0 = tile_column * WIDE;
       const experts_masked_facts &f = facts[facts_ring.slot];
       // Bit j: whether row `half` runs the expert of columns 8j + 2t and the next, where these are one's.
       unsigned keep[2] = {0, 0};
@@ -178,13 +178,10 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
       if (lane == 0) hopper_arrive(before);
       hopper_settled(sum);
 
-      const bool there[2] = {row < rows, row + 8 < rows};
-      T *to[2];
       unsigned words3[2][3];
       const int word0 = expert_of(column0) / 32;  // of an odd number of neurons to an expert
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        to[half] = out + (long long)(row + 8 * half) * columns + column0;
 #pragma unroll
         for (int w = 0; w < 3; w++) words3[half][w] = KIND == EXPERTS_DOWN ? 0 : f.words[w][in_tile + 8 * half];
       }
@@ -198,10 +195,10 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
       auto finish_with = [&](auto pair, auto even) {
         constexpr bool EVEN = decltype(even)::value;
 #pragma unroll
-        for (int j0 = 0; j0 < WIDE / 8; j0 += 4) {
-          unsigned w[2][4];
+        for (int j0 = 0; j0 < WIDE / 8; j0 += 8) {
+          unsigned w[2][8];
 #pragma unroll
-          for (int i = 0; i < 4; i++) {
+          for (int i = 0; i < 8; i++) {
             const int j = j0 + i, local = j * 8 + 2 * t;
             const float2 b = *reinterpret_cast<const float2 *>(f.bias + local);
             [[maybe_unused]] unsigned both[2] = {0, 0};
@@ -224,12 +221,20 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
               }
             }
           }
+          // Through shared memory, whence the copy engine takes them while the next tile is multiplied.
+          const unsigned box = boxes + ((warpgroup - 1) * 4 + warp) * EXPERTS_MASKED_BOX;
+          if (lane == 0) hopper_stores_read();
+          __syncwarp();
 #pragma unroll
           for (int half = 0; half < 2; half++) {
-            hopper_exchange(w[half], t);
-            const int column = j0 * 8 + 8 * t;
-            if (there[half] && column0 + column < columns)
-              *reinterpret_cast<uint4 *>(to[half] + column) = make_uint4(w[half][0], w[half][1], w[half][2], w[half][3]);
+#pragma unroll
+            for (int i = 0; i < 8; i++) hopper_shared_store(box + (8 * half + g) * 128 + (i ^ g) * 16 + t * 4, w[half][i]);
+          }
+          hopper_proxy_fence();
+          __syncwarp();
+          if (lane == 0 && column0 + j0 * 8 < columns) {
+            hopper_store_box(map_out, box, column0 + j0 * 8, tile_row * 128 + first_row + warp * 16);
+            hopper_stores_commit();
           }
         }
       };
@@ -254,17 +259,19 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
       if (lane == 0) hopper_arrive(facts_ring.empty());
       facts_ring.next();
     }
+    if (lane == 0) hopper_stores_written();
   }
 }
-[[maybe_unused]] constexpr int EXPERTS_MASKED_SHARED = 1024 + EXPERTS_MASKED_STAGES * EXPERTS_MASKED_STAGE + 128 + 2 * (int)sizeof(experts_masked_facts);
+[[maybe_unused]] constexpr int EXPERTS_MASKED_SHARED = 1024 + EXPERTS_MASKED_STAGES * EXPERTS_MASKED_STAGE + 8 * EXPERTS_MASKED_BOX + 128 + 2 * (int)sizeof(experts_masked_facts);
 
 #define EXPERTS_MASKED(NAME, T, KIND)                                                                                   \
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                  \
       NAME(const __grid_constant__ hopper_map map_a, const __grid_constant__ hopper_map map_b,                          \
-           const __grid_constant__ hopper_map map_gate, void *out, const float *bias, const float *gate_bias,           \
+           const __grid_constant__ hopper_map map_gate, const __grid_constant__ hopper_map map_out,                     \
+           const float *bias, const float *gate_bias,                                                                   \
            const unsigned char *selection, const unsigned *mask, int rows, int columns, int k, int size, int words,     \
            int activation) {                                                                                            \
-    experts_masked<T, KIND>(&map_a, &map_b, &map_gate, static_cast<T *>(out), bias, gate_bias, selection, mask, rows,   \
+    experts_masked<T, KIND>(&map_a, &map_b, &map_gate, &map_out, bias, gate_bias, selection, mask, rows,   \
                             columns, k, size, words, activation);                                                       \
   }
 EXPERTS_MASKED(experts_masked_up_bf16, bf16, EXPERTS_UP)

@@ -57,6 +57,22 @@ inline void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier
   b.bytes -= (int)(m.box[0] * m.box[1] * 2);
   b.settle();
 }
+inline void hopper_store_box(const hopper_map *map, unsigned from, int x, int y) {
+  emulator::TensorMap m;
+  memcpy(&m, map, sizeof m);
+  if (from % 1024 != 0) emulator::trap();
+  for (unsigned line = 0; line < m.box[1]; line++) {
+    for (unsigned i = 0; i < m.box[0]; i++) {
+      const long long column = x + (long long)i, row = y + (long long)line;
+      if (column < (long long)m.dimensions[0] && row < (long long)m.dimensions[1])
+        reinterpret_cast<unsigned short *>(m.address + (unsigned long long)row * m.strides[0])[column] = hopper_at<unsigned short>(hopper_swizzled(from + line * 128 + i * 2));
+    }
+  }
+}
+inline void hopper_stores_commit() {}
+inline void hopper_stores_read() {}
+inline void hopper_stores_written() {}
+inline void hopper_shared_store(unsigned to, unsigned word) { hopper_at<unsigned>(to) = word; }
 inline void hopper_copy16(unsigned to, const void *from, int bytes) {
   for (int i = 0; i < 8; i++) (&hopper_at<unsigned short>(to))[i] = i * 2 < bytes ? static_cast<const unsigned short *>(from)[i] : 0;
 }

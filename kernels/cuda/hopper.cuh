@@ -69,6 +69,15 @@ __device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *m
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(0)
       : "memory");
 }
+// The reverse: a box from shared memory, behind the thread's back; what lies outside the matrix is left out. Stores are
+// waited for in groups, which a thread ends: until their box has been read, or until all is written.
+__device__ __forceinline__ void hopper_store_box(const hopper_map *map, unsigned from, int x, int y) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(from), "r"(x), "r"(y), "r"(0) : "memory");
+}
+__device__ __forceinline__ void hopper_stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void hopper_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ __forceinline__ void hopper_stores_written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+__device__ __forceinline__ void hopper_shared_store(unsigned to, unsigned word) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory"); }
 // 16 bytes behind the thread's back, `bytes` of them read and the rest zeros.
 __device__ __forceinline__ void hopper_copy16(unsigned to, const void *from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
@@ -77,7 +86,7 @@ __device__ __forceinline__ void hopper_copy16(unsigned to, const void *from, int
 __device__ __forceinline__ void hopper_arrive_copied(unsigned barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
-// Between writes to shared memory by ordinary stores or 16-byte copies and their reads by the tensor cores.
+// Between writes to shared memory by ordinary stores or 16-byte copies and their reads by tensor cores or copy engine.
 __device__ __forceinline__ void hopper_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Where a wgmma finds an operand: 128-byte swizzle, `box_distance` between boxes across the sum.

@@ -315,7 +315,7 @@ template <typename T> struct Layer {
     experts_masked_launch<T>(set);
   }
   template <typename U> void experts_masked_launch(int set) {
-    typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, void *, const float *, const float *, const unsigned char *, const unsigned *, int, int, int, int, int, int);
+    typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, hopper_map, const float *, const float *, const unsigned char *, const unsigned *, int, int, int, int, int, int);
     const int shared = EXPERTS_MASKED_SHARED;
     const Kernel first = s.gated ? (BF16 ? experts_masked_gated_bf16 : experts_masked_gated_f16) : (BF16 ? experts_masked_up_bf16 : experts_masked_up_f16);
     const Kernel second = BF16 ? experts_masked_down_bf16 : experts_masked_down_f16;
@@ -325,12 +325,13 @@ template <typename T> struct Layer {
     const hopper_map map_x = tensor_map(x[set], s.d, s.rows, 64, 128), map_up = tensor_map(up, s.d, s.hidden(), 64, wide);
     const hopper_map map_gate = s.gated ? tensor_map(gate, s.d, s.hidden(), 64, wide) : map_up;
     const hopper_map map_hidden = tensor_map(hidden, s.hidden(), s.rows, 64, 128), map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
+    const hopper_map to_hidden = tensor_map(hidden, s.hidden(), s.rows, 64, 16), to_out = tensor_map(out[set], s.d_out, s.rows, 64, 16);
     const int row_tiles = (s.rows + 127) / 128;
     if (parts & 1)
-      launch(first, std::min(row_tiles * ((s.hidden() + wide - 1) / wide), multiprocessors), 384, shared, map_x, map_up, map_gate, hidden, up_bias, gate_bias, by_bytes ? selection[set] : nullptr, mask[set],
+      launch(first, std::min(row_tiles * ((s.hidden() + wide - 1) / wide), multiprocessors), 384, shared, map_x, map_up, map_gate, to_hidden, up_bias, gate_bias, by_bytes ? selection[set] : nullptr, mask[set],
                                                                                                   s.rows, s.hidden(), s.d, s.size, s.words(), s.activation);
     if (parts & 2)
-      launch(second, std::min(row_tiles * ((s.d_out + 255) / 256), multiprocessors), 384, shared, map_hidden, map_down, map_down, out[set], down_bias, nullptr, nullptr, nullptr,
+      launch(second, std::min(row_tiles * ((s.d_out + 255) / 256), multiprocessors), 384, shared, map_hidden, map_down, map_down, to_out, down_bias, nullptr, nullptr, nullptr,
                                                                                              s.rows, s.d_out, s.hidden(), 0, 0, 0);
     CHECK(cudaGetLastError());
   }

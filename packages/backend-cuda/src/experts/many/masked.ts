@@ -7,7 +7,11 @@ import { selectionBits } from '../select.js';
 import { matrixMap } from './matrices.js';
 
 const maskedKernel = (name: string): Kernel =>
-  kernel('experts-masked.sm90a', `experts_masked_${name}`, 'i*32 i*32 i*32 p p p p p i i i i i i');
+  kernel(
+    'experts-masked.sm90a',
+    `experts_masked_${name}`,
+    'i*32 i*32 i*32 i*32 p p p p i i i i i i',
+  );
 const kernels = {
   bfloat16: {
     up: maskedKernel('up_bf16'),
@@ -23,8 +27,10 @@ const kernels = {
 
 const THREADS = 384;
 const TILE_ROWS = 128;
-/** Four stages, barriers, what is looked up of two tiles; as experts-masked.sm90a.cu has them. */
-const SHARED = 1024 + 4 * 49152 + 128 + 2 * 2560;
+/** Rows of a warp's results. */
+const OUT_ROWS = 16;
+/** Four stages, results, barriers, what is looked up of two tiles; as experts-masked.sm90a.cu has them. */
+const SHARED = 1024 + 4 * 49152 + 8 * 2048 + 128 + 2 * 2560;
 /** Most hidden activations in memory at once: rows beyond them are done in turns. */
 const MOST_HIDDEN = 2 ** 29;
 
@@ -61,7 +67,7 @@ export function runMasked(backend: CudaBackend, call: ManyCall): void {
           map(call.x16 + first * pitch * 2, pitch, m, TILE_ROWS),
           weights,
           isGated ? map(gate, pitch, hidden, columns) : weights,
-          activations,
+          map(activations, hidden, m, OUT_ROWS),
           call.upBias,
           call.gateBias,
           isReadAsBytes ? selection + first * call.experts : 0,
@@ -85,7 +91,7 @@ export function runMasked(backend: CudaBackend, call: ManyCall): void {
           map(activations, hidden, m, TILE_ROWS),
           matrix,
           matrix,
-          call.out + first * dOut * 2,
+          map(call.out + first * dOut * 2, dOut, m, OUT_ROWS),
           call.downBias,
           0,
           0,
