@@ -335,7 +335,12 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   unsigned *chosen_words = reinterpret_cast<unsigned *>(chosen + (rows * n + 15) / 16 * 16);                    // [rows][words]
 
   hopper_launch_next();
-  // ---- What depends on no launch before: the router's hidden layer, a neuron a block ----
+  // ---- What depends on no launch before: also the router's hidden layer, a neuron a block ----
+  const float per_size = 1.0f / (float)size, per_blocks = 1.0f / (float)gridDim.x;
+  if (a.stages & EXPERTS && warp < owners && lane == 0) {
+    for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, 1);
+    hopper_init_done();
+  }
   const int h_pieces = (a.d + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS;
   uint4 first_piece = make_uint4(0, 0, 0, 0);
   if (routes) {
@@ -383,11 +388,6 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     return lane < 8 && row_of(piece, column) < rows && column < a.d_out && a.down_bias != nullptr ? a.down_bias[column] : 0.0f;
   };
   const float first_bias = a.stages & SUM && begin + warp < end ? bias_of(begin + warp) : 0.0f;
-  if (a.stages & EXPERTS && warp < owners && lane == 0) {
-    for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, 1);
-    hopper_init_done();
-  }
-
   if (routes) {
     if (a.stages & (ROUTE | EXPERTS)) finish_x();
     __syncthreads();
@@ -485,7 +485,6 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       list.first = list.base = 0;
       list.read(selection, rows, n), list.scan(n);
     }
-    const float per_size = 1.0f / (float)size, per_blocks = 1.0f / (float)gridDim.x;
     const int selected = experts * size, run = few_divide(selected + (int)gridDim.x - 1, per_blocks);
     const int lo = min((int)blockIdx.x * run, selected), count = min(run, selected - lo);
     STAMP(5);
