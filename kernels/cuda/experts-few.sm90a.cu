@@ -167,11 +167,17 @@ template <int ROWS> struct few_list {
   }
   __device__ __forceinline__ int end() const { return __shfl_sync(~0u, through, 31); }
   // The expert of that rank among the selected ones, and the rows that want it.
-  __device__ __forceinline__ int find(int rank, unsigned &wanted) const {
+  __device__ __forceinline__ int find(int rank, int n, unsigned &wanted) const {
     const int lane = threadIdx.x % 32;
-    const int at = __ffs(__ballot_sync(~0u, through > rank)) - 1;
-    const unsigned word = __shfl_sync(~0u, any, at);
-    const int k = rank - (__shfl_sync(~0u, through, at) - __popc(word));
+    int at = 0, k = rank;
+    unsigned word;
+    if (n > 32) {
+      at = __ffs(__ballot_sync(~0u, through > rank)) - 1;
+      word = __shfl_sync(~0u, any, at);
+      k -= __shfl_sync(~0u, through, at) - __popc(word);
+    } else {
+      word = __shfl_sync(~0u, any, 0);
+    }
     const int bit = __ffs(__ballot_sync(~0u, (word >> lane & 1) != 0 && __popc(word & ((1u << lane) - 1)) == k)) - 1;
     wanted = 1;
     if (ROWS > 1) {
@@ -196,6 +202,11 @@ struct few_x {
     if (a.x_type == 0) w = *reinterpret_cast<const uint4 *>(at + 16);
   }
   template <typename T> __device__ __forceinline__ void store(const experts_few_args &a, bool whole, int r, int c, char *to) const {
+    uint4 *at = reinterpret_cast<uint4 *>(to + c * (int)sizeof(T));
+    if (sizeof(T) == 2 && whole && a.x_type == (std::is_same<T, __half>::value ? 2 : 1)) {
+      *at = v;
+      return;
+    }
     const unsigned u[8] = {v.x, v.y, v.z, v.w, w.x, w.y, w.z, w.w};
     __align__(16) T out[8];
 #pragma unroll
@@ -211,7 +222,6 @@ struct few_x {
         value = __half2float(__ushort_as_half((unsigned short)(u[e / 2] >> e % 2 * 16)));
       out[e] = experts_round<T>(value);
     }
-    uint4 *at = reinterpret_cast<uint4 *>(to + c * (int)sizeof(T));
     at[0] = reinterpret_cast<uint4 *>(out)[0];
     if (sizeof(T) == 4) at[1] = reinterpret_cast<uint4 *>(out)[sizeof(T) / 4];
   }
@@ -353,16 +363,34 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   hopper_prefetch(a.x, (long long)rows * a.d * (a.x_type == 0 ? 4 : 2));
   if (a.up_bias != nullptr) hopper_prefetch(a.up_bias, (long long)n * size * 4);
   if (a.down_bias != nullptr) hopper_prefetch(a.down_bias, a.d_out * 4);
+  // Of the 32 bytes of the output's sums that a warp adds up, a lane has one half of every 16th block's share.
+  const int all = rows * vectors, last_piece = min((int)(blockIdx.x + 1) * a.share, (all + 1) / 2);
+  int piece = blockIdx.x * a.share + warp, out_row = 0, column = 0;
+  float *summed = nullptr;           // the first of the shares
+  const float *bias_from = nullptr;  // of the column that this lane writes
+  auto aim = [&] {
+    int vector = 2 * piece + lane % 2;
+    summed = a.partials + ((long long)(lane / 2) * all + vector) * 4;
+    out_row = 0;
+    if (ROWS > 1)
+      while (vector >= vectors && out_row < rows) vector -= vectors, out_row++;
+    column = vector * 4 + lane / 2;
+    const bool writes = lane < 8 && piece < last_piece && vector < vectors && column < a.d_out;
+    if (!writes) out_row = rows;
+    bias_from = writes && a.down_bias != nullptr ? a.down_bias + column : nullptr;
+  };
+  if (a.stages & SUM) aim();
+  float *const own_share = a.partials + (long long)blockIdx.x * all * 4;
+  const bool whole = a.d % 8 == 0 && reinterpret_cast<size_t>(a.x) % 16 == 0;
+  int x_row = 0, x_column = threadIdx.x;
+  if (ROWS > 1)
+    while (x_column >= x_pieces && x_row < rows) x_column -= x_pieces, x_row++;
   hopper_wait_launch();
 
   // ---- The selection, where it is given, and x: both on their way at once ----
   few_list<ROWS> list;
   list.first = list.base = 0;
   if (!routes && a.stages & EXPERTS) list.read(a.selection, rows, n);
-  const bool whole = a.d % 8 == 0 && reinterpret_cast<size_t>(a.x) % 16 == 0;
-  int x_row = 0, x_column = threadIdx.x;
-  if (ROWS > 1)
-    while (x_column >= x_pieces && x_row < rows) x_column -= x_pieces, x_row++;
   few_x x;
   x.load(a, whole, x_row, x_column * 8);
   auto finish_x = [&] {
@@ -374,20 +402,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       x.load(a, whole, x_row, x_column * 8);
     }
   };
-  // Of the 32 bytes of the output's sums that a warp adds up, a lane has one half of every 16th block's share.
-  const int all = rows * vectors, begin = blockIdx.x * a.share, end = min(begin + a.share, (all + 1) / 2);
-  auto row_of = [&](int piece, int &column) {
-    int vector = 2 * piece + lane % 2, r = 0;
-    if (ROWS > 1)
-      while (vector >= vectors && r < rows) vector -= vectors, r++;
-    column = vector * 4 + lane / 2;
-    return vector < vectors ? r : rows;
-  };
-  auto bias_of = [&](int piece) {
-    int column;
-    return lane < 8 && row_of(piece, column) < rows && column < a.d_out && a.down_bias != nullptr ? a.down_bias[column] : 0.0f;
-  };
-  const float first_bias = a.stages & SUM && begin + warp < end ? bias_of(begin + warp) : 0.0f;
+  const float first_bias = bias_from != nullptr ? *bias_from : 0.0f;
   if (routes) {
     if (a.stages & (ROUTE | EXPERTS)) finish_x();
     __syncthreads();
@@ -501,7 +516,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       const int rank = few_divide(lo + place, per_size);
       if (n > 1024)
         while (rank >= list.end()) list.base = list.end(), list.first += 1024, list.read(selection, rows, n), list.scan(n);
-      m.at = (long long)list.find(rank, m.wanted) * size + (lo + place - rank * size);
+      m.at = (long long)list.find(rank, n, m.wanted) * size + (lo + place - rank * size);
       return m;
     };
     auto finish = [&](neuron &m) {
@@ -598,7 +613,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
         for (int r = 0; r < ROWS; r++) {
           if (r >= rows) break;
           if (last)
-            few_publish<N>(a.partials + (((long long)blockIdx.x * rows + r) * units + unit) * N, acc[r]);
+            few_publish<N>(own_share + (r * units + unit) * N, acc[r]);
           else
 #pragma unroll
             for (int i = 0; i < N; i++) sums[(r * units + unit) * N + i] = acc[r][i];
@@ -610,20 +625,20 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 
   // ---- The sum over blocks ----
   if (a.stages & SUM) {
-    for (int i = begin + warp; i < end; i += WARPS) {
+    float bias = first_bias;
+    while (piece < last_piece) {
       float sum[4] = {};
-      const bool there = 2 * i + lane % 2 < all;
+      const bool there = 2 * piece + lane % 2 < all;
+      const long long step = 16ll * all * 4;
       constexpr int AT_ONCE = 9;
-      for (int p0 = lane / 2; p0 < (int)gridDim.x; p0 += 16 * AT_ONCE) {
+      for (int p0 = lane / 2; p0 < (int)gridDim.x; p0 += 16 * AT_ONCE, summed += AT_ONCE * step) {
         float v[AT_ONCE][4] = {};
-        float *from = a.partials + ((long long)p0 * all + 2 * i + lane % 2) * 4;
-        const long long step = 16ll * all * 4;
         auto is_missing = [&](int q) { return there && p0 + q * 16 < (int)gridDim.x && few_is_empty<4>(v[q]); };
         // All that have not come are asked for at once: one after the other, each would wait for memory.
         for (bool missing = true; missing;) {
 #pragma unroll
           for (int q = 0; q < AT_ONCE; q++)
-            if (is_missing(q)) few_load<4>(v[q], from + q * step);
+            if (is_missing(q)) few_load<4>(v[q], summed + q * step);
           missing = false;
 #pragma unroll
           for (int q = 0; q < AT_ONCE; q++) missing |= is_missing(q);
@@ -633,7 +648,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
           if (!there || p0 + q * 16 >= (int)gridDim.x) break;
           few_invert<4>(v[q]);
           constexpr float empty[4] = {};
-          few_store<4>(from + q * step, empty);
+          few_store<4>(summed + q * step, empty);
 #pragma unroll
           for (int k = 0; k < 4; k++) sum[k] += v[q][k];
         }
@@ -643,10 +658,11 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 #pragma unroll
         for (int offset = 2; offset < 32; offset *= 2) sum[k] += __shfl_xor_sync(~0u, sum[k], offset);
       const int k = lane / 2;
-      const float own = (k == 0 ? sum[0] : k == 1 ? sum[1] : k == 2 ? sum[2] : sum[3]) + (i == begin + warp ? first_bias : bias_of(i));
-      int column;
-      const int r = row_of(i, column);
-      if (lane < 8 && r < rows && column < a.d_out) experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own);
+      const float own = (k == 0 ? sum[0] : k == 1 ? sum[1] : k == 2 ? sum[2] : sum[3]) + bias;
+      if (out_row < rows) experts_write(a.out, (long long)out_row * a.d_out + column, a.out_type, own);
+      piece += WARPS;
+      aim();
+      bias = bias_from != nullptr ? *bias_from : 0.0f;
     }
     STAMP(12);
     STAMP_TIME(15);

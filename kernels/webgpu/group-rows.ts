@@ -202,12 +202,8 @@ fn main(@builtin(local_invocation_index) thread: u32) {
 /** The most experts that {@link groupRowsSource} has room for. */
 export const MOST_GROUPED_EXPERTS = 1024;
 
-/** Experts of a row that are asked for before any is looked at: one after the other, each would wait for memory. */
-const READ_AHEAD = 8;
-
 /** Both steps in one workgroup: a thread has every {@link TILE_THREADS}-th row. */
 export function groupRowsSource(sizes: TileSizes, subgroup = 0): string {
-  const ahead = Array.from({ length: READ_AHEAD }, (_, i) => i);
   return `// Group rows: all at once
 ${enableSubgroups(subgroup)}${storageBuffers([
   ['selection', 'i32', 'read'],
@@ -219,31 +215,17 @@ ${enableSubgroups(subgroup)}${storageBuffers([
 ])}${paramsBinding(6)}${cutTiles(sizes, subgroup, 'atomicLoad(&lengths[expert])')}
 var<workgroup> lengths: array<atomic<u32>, EXPERTS>;
 
-fn note(row: u32, expert: u32, rank: u32) {
-  let place = atomicAdd(&lengths[expert], 1u);
-  list[expert * params.rows + place] = row;
-  pairs[row * EXPERTS + rank] = vec2<u32>(expert, place);
-}
-
 @compute @workgroup_size(${TILE_THREADS})
 fn main(@builtin(local_invocation_index) thread: u32) {
   for (var row = thread; row < params.rows; row += THREADS) {
     var rank = 0u;
-    for (var first = 0u; first < EXPERTS; first += ${READ_AHEAD}u) {
-${ahead
-  .map(
-    (i) =>
-      `      let chosen${i} = (first + ${i}u < EXPERTS) & (selection[row * EXPERTS + min(first + ${i}u, EXPERTS - 1u)] != 0);`,
-  )
-  .join('\n')}
-${ahead
-  .map(
-    (i) => `      if (chosen${i}) {
-        note(row, first + ${i}u, rank);
+    for (var expert = 0u; expert < EXPERTS; expert++) {
+      if (selection[row * EXPERTS + expert] != 0) {
+        let place = atomicAdd(&lengths[expert], 1u);
+        list[expert * params.rows + place] = row;
+        pairs[row * EXPERTS + rank] = vec2<u32>(expert, place);
         rank++;
-      }`,
-  )
-  .join('\n')}
+      }
     }
     counts[row] = rank;
   }

@@ -35,7 +35,7 @@ export function outputRows(dOut: number): {
 
 const THREADS = SUM_COLUMNS / 4;
 /** Pairs of a row that are on their way at once. */
-const AT_ONCE = 8;
+const AT_ONCE = 4;
 
 /**
  * out[row] = downBias + the row's pairs of the first window, and with each later window out[row] += its pairs there: in
