@@ -287,13 +287,15 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
   DOZENS_STAMP(0, 1);
 
   // ---- x, and what hidden activations are finished with ----
+  const float per_size = 1.0f / (float)size;  // a division takes long, and what comes after the wait is a chain
   if (!a.skip) hopper_wait_launch();
   dozens_read_x<STORAGE>(a, xs, turn0 * pieces * ELEMENTS, width);
   hopper_arrive_copied(landed + a.slots * 8);
-  const int groups = (rows + 15) / 16;
-  for (int i = threadIdx.x; i < (hi - lo) * groups; i += EXPERTS_DOZENS_THREADS) {
-    const int group = i / (hi - lo), place = i - group * (hi - lo), neuron = neuron_at(lo + place);
-    const unsigned char *from = a.selection + (long long)group * 16 * n + neuron / size;
+  const int groups = (rows + 15) / 16, own = hi - lo, all_own = own * groups;
+  for (int i = threadIdx.x, group = 0, place = threadIdx.x; i < all_own; i += EXPERTS_DOZENS_THREADS, place += EXPERTS_DOZENS_THREADS) {
+    for (; place >= own; place -= own) group++;
+    const int neuron = neuron_at(lo + place);
+    const unsigned char *from = a.selection + (long long)group * 16 * n + (int)(((float)neuron + 0.5f) * per_size);
     unsigned bits = 0;
 #pragma unroll
     for (int r = 0; r < 16; r++)

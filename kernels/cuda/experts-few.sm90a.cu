@@ -167,17 +167,11 @@ template <int ROWS> struct few_list {
   }
   __device__ __forceinline__ int end() const { return __shfl_sync(~0u, through, 31); }
   // The expert of that rank among the selected ones, and the rows that want it.
-  __device__ __forceinline__ int find(int rank, int n, unsigned &wanted) const {
+  __device__ __forceinline__ int find(int rank, unsigned &wanted) const {
     const int lane = threadIdx.x % 32;
-    int at = 0, k = rank;
-    unsigned word;
-    if (n > 32) {
-      at = __ffs(__ballot_sync(~0u, through > rank)) - 1;
-      word = __shfl_sync(~0u, any, at);
-      k -= __shfl_sync(~0u, through, at) - __popc(word);
-    } else {
-      word = __shfl_sync(~0u, any, 0);
-    }
+    const int at = __ffs(__ballot_sync(~0u, through > rank)) - 1;
+    const unsigned word = __shfl_sync(~0u, any, at);
+    const int k = rank - (__shfl_sync(~0u, through, at) - __popc(word));
     const int bit = __ffs(__ballot_sync(~0u, (word >> lane & 1) != 0 && __popc(word & ((1u << lane) - 1)) == k)) - 1;
     wanted = 1;
     if (ROWS > 1) {
@@ -345,7 +339,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   unsigned *chosen_words = reinterpret_cast<unsigned *>(chosen + (rows * n + 15) / 16 * 16);                    // [rows][words]
 
   hopper_launch_next();
-  // ---- What depends on no launch before: also the router's hidden layer, a neuron a block ----
+  // ---- What depends on no launch before: all that can be worked out of the arguments, since what comes after the wait is a
+  // chain; and of the router's hidden layer a neuron a block ----
   const float per_size = 1.0f / (float)size, per_blocks = 1.0f / (float)gridDim.x;
   if (a.stages & EXPERTS && warp < owners && lane == 0) {
     for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, 1);
@@ -364,23 +359,19 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   if (a.up_bias != nullptr) hopper_prefetch(a.up_bias, (long long)n * size * 4);
   if (a.down_bias != nullptr) hopper_prefetch(a.down_bias, a.d_out * 4);
   // Of the 32 bytes of the output's sums that a warp adds up, a lane has one half of every 16th block's share.
-  const int all = rows * vectors, last_piece = min((int)(blockIdx.x + 1) * a.share, (all + 1) / 2);
-  int piece = blockIdx.x * a.share + warp, out_row = 0, column = 0;
-  float *summed = nullptr;           // the first of the shares
-  const float *bias_from = nullptr;  // of the column that this lane writes
-  auto aim = [&] {
-    int vector = 2 * piece + lane % 2;
-    summed = a.partials + ((long long)(lane / 2) * all + vector) * 4;
-    out_row = 0;
+  const int all = rows * vectors, begin = blockIdx.x * a.share, end = min(begin + a.share, (all + 1) / 2);
+  auto row_of = [&](int piece, int &column) {
+    int vector = 2 * piece + lane % 2, r = 0;
     if (ROWS > 1)
-      while (vector >= vectors && out_row < rows) vector -= vectors, out_row++;
+      while (vector >= vectors && r < rows) vector -= vectors, r++;
     column = vector * 4 + lane / 2;
-    const bool writes = lane < 8 && piece < last_piece && vector < vectors && column < a.d_out;
-    if (!writes) out_row = rows;
-    bias_from = writes && a.down_bias != nullptr ? a.down_bias + column : nullptr;
+    return vector < vectors ? r : rows;
   };
-  if (a.stages & SUM) aim();
-  float *const own_share = a.partials + (long long)blockIdx.x * all * 4;
+  auto bias_at = [&](int piece) {
+    int column;
+    return lane < 8 && row_of(piece, column) < rows && column < a.d_out && a.down_bias != nullptr ? a.down_bias + column : nullptr;
+  };
+  const float *bias_from = a.stages & SUM && begin + warp < end ? bias_at(begin + warp) : nullptr;
   const bool whole = a.d % 8 == 0 && reinterpret_cast<size_t>(a.x) % 16 == 0;
   int x_row = 0, x_column = threadIdx.x;
   if (ROWS > 1)
@@ -516,7 +507,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       const int rank = few_divide(lo + place, per_size);
       if (n > 1024)
         while (rank >= list.end()) list.base = list.end(), list.first += 1024, list.read(selection, rows, n), list.scan(n);
-      m.at = (long long)list.find(rank, n, m.wanted) * size + (lo + place - rank * size);
+      m.at = (long long)list.find(rank, m.wanted) * size + (lo + place - rank * size);
       return m;
     };
     auto finish = [&](neuron &m) {
@@ -613,7 +604,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
         for (int r = 0; r < ROWS; r++) {
           if (r >= rows) break;
           if (last)
-            few_publish<N>(own_share + (r * units + unit) * N, acc[r]);
+            few_publish<N>(a.partials + (((long long)blockIdx.x * rows + r) * units + unit) * N, acc[r]);
           else
 #pragma unroll
             for (int i = 0; i < N; i++) sums[(r * units + unit) * N + i] = acc[r][i];
@@ -625,20 +616,20 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 
   // ---- The sum over blocks ----
   if (a.stages & SUM) {
-    float bias = first_bias;
-    while (piece < last_piece) {
+    for (int i = begin + warp; i < end; i += WARPS) {
       float sum[4] = {};
-      const bool there = 2 * piece + lane % 2 < all;
-      const long long step = 16ll * all * 4;
+      const bool there = 2 * i + lane % 2 < all;
       constexpr int AT_ONCE = 9;
-      for (int p0 = lane / 2; p0 < (int)gridDim.x; p0 += 16 * AT_ONCE, summed += AT_ONCE * step) {
+      for (int p0 = lane / 2; p0 < (int)gridDim.x; p0 += 16 * AT_ONCE) {
         float v[AT_ONCE][4] = {};
+        float *from = a.partials + ((long long)p0 * all + 2 * i + lane % 2) * 4;
+        const long long step = 16ll * all * 4;
         auto is_missing = [&](int q) { return there && p0 + q * 16 < (int)gridDim.x && few_is_empty<4>(v[q]); };
         // All that have not come are asked for at once: one after the other, each would wait for memory.
         for (bool missing = true; missing;) {
 #pragma unroll
           for (int q = 0; q < AT_ONCE; q++)
-            if (is_missing(q)) few_load<4>(v[q], summed + q * step);
+            if (is_missing(q)) few_load<4>(v[q], from + q * step);
           missing = false;
 #pragma unroll
           for (int q = 0; q < AT_ONCE; q++) missing |= is_missing(q);
@@ -648,7 +639,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
           if (!there || p0 + q * 16 >= (int)gridDim.x) break;
           few_invert<4>(v[q]);
           constexpr float empty[4] = {};
-          few_store<4>(summed + q * step, empty);
+          few_store<4>(from + q * step, empty);
 #pragma unroll
           for (int k = 0; k < 4; k++) sum[k] += v[q][k];
         }
@@ -658,11 +649,10 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 #pragma unroll
         for (int offset = 2; offset < 32; offset *= 2) sum[k] += __shfl_xor_sync(~0u, sum[k], offset);
       const int k = lane / 2;
-      const float own = (k == 0 ? sum[0] : k == 1 ? sum[1] : k == 2 ? sum[2] : sum[3]) + bias;
-      if (out_row < rows) experts_write(a.out, (long long)out_row * a.d_out + column, a.out_type, own);
-      piece += WARPS;
-      aim();
-      bias = bias_from != nullptr ? *bias_from : 0.0f;
+      const float own = (k == 0 ? sum[0] : k == 1 ? sum[1] : k == 2 ? sum[2] : sum[3]) + (i == begin + warp ? first_bias : bias_at(i) != nullptr ? *bias_at(i) : 0.0f);
+      int column;
+      const int r = row_of(i, column);
+      if (lane < 8 && r < rows && column < a.d_out) experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own);
     }
     STAMP(12);
     STAMP_TIME(15);
