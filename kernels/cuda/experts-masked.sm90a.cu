@@ -271,8 +271,8 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
            const float *bias, const float *gate_bias,                                                                   \
            const unsigned char *selection, const unsigned *mask, int rows, int columns, int k, int size, int words,     \
            int activation) {                                                                                            \
-    experts_masked<T, KIND>(&map_a, &map_b, &map_gate, &map_out, bias, gate_bias, selection, mask, rows,   \
-                            columns, k, size, words, activation);                                                       \
+    experts_masked<T, KIND>(&map_a, &map_b, &map_gate, &map_out, bias, gate_bias, selection, mask, rows, columns, k,    \
+                            size, words, activation);                                                                   \
   }
 EXPERTS_MASKED(experts_masked_up_bf16, bf16, EXPERTS_UP)
 EXPERTS_MASKED(experts_masked_up_f16, __half, EXPERTS_UP)

@@ -64,11 +64,11 @@ __device__ __forceinline__ void experts_segments_fill(int rows, T *__restrict__ 
   }
 }
 
-// The selection's bits, then rows of each group by blocks, then by the last of these to finish: where each group's rows begin, chunk by chunk, how
-// many tiles there are, and where each bin of the table begins. `counts` and the block counter behind it are zero on
-// entry. Blocks beyond shares.blocks, where `out` is given, fill its first half.
-//   selection [rows, experts], mask [rows, words], codes [segments, rows], counts [groups, chunks] + 1, offsets [blocks, groups], begins [groups, chunks] + 1,
-//   bins [EXPERTS_ALL_BINS], header: the number of tiles
+// The selection's bits and rows of each group by blocks, then by the last of these to finish: where each group's rows
+// begin, chunk by chunk, how many tiles there are, and where each bin of the table begins. `counts` and the block counter
+// behind it are zero on entry. Blocks beyond shares.blocks, where `out` is given, fill its first half.
+//   selection [rows, experts], mask [rows, words], codes [segments, rows], counts [groups, chunks] + 1,
+//   offsets [blocks, groups], begins [groups, chunks] + 1, bins [EXPERTS_ALL_BINS], header: the number of tiles
 template <typename T>
 __device__ __forceinline__ void experts_segments_count(const unsigned char *__restrict__ selection, unsigned *mask, int rows,
                                                        int words, experts_units units, int paired, experts_shares shares, int segments,

@@ -55,8 +55,8 @@ __device__ __forceinline__ void hopper_wait(unsigned barrier, unsigned parity) {
 __device__ __forceinline__ void hopper_launch_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void hopper_wait_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
-// What is read after the wait comes into the L2 cache before it, a line from each thread of the grid that is needed for
-// it. Whatever the launch before writes of it is written there.
+// What is read after the wait comes into the L2 cache before it, a line a thread of the grid. All writes meet there, so
+// that nothing is missed of what the launch before still writes.
 __device__ __forceinline__ void hopper_prefetch(const void *from, long long bytes) {
   for (long long at = (blockIdx.x + (long long)gridDim.x * threadIdx.x) * 128; at < bytes; at += (long long)gridDim.x * blockDim.x * 128)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char *>(from) + at));

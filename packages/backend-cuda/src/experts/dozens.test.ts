@@ -108,7 +108,13 @@ test('a plan deals columns and neurons out to the whole card', () => {
   expect(wide).toMatchObject({ tileRows: 32, rowGroups: 2 });
   // x is cut up among the blocks of a cluster.
   expect(wide.up.ranks).toBeGreaterThan(1);
-  for (const { sharedBytes } of [small.up, small.down, wide.up, wide.down]) {
+  const long = planDozens(
+    { ...base, isGated: true, dIn: 2048, dOut: 2048, hidden: 16_384, experts: 128 },
+    card,
+  );
+  // All warps along the sum; the neurons of a group of columns among four blocks.
+  expect([long.up.across, long.up.ranks, long.down.across, long.splits]).toEqual([1, 1, 1, 4]);
+  for (const { sharedBytes } of [small, wide, long].flatMap(({ up, down }) => [up, down])) {
     expect(sharedBytes).toBeLessThanOrEqual(232_448);
   }
 });

@@ -1,0 +1,36 @@
+import { expect, test } from 'vitest';
+import { type FewHopperShape, planFewHopper } from './few-hopper-plan.js';
+
+const layer: FewHopperShape = {
+  rows: 1,
+  dIn: 768,
+  dOut: 768,
+  experts: 24,
+  hidden: 3072,
+  storage: 'bfloat16',
+  gate: 0,
+  density: 0.2,
+  routerWidth: 0,
+};
+const plan = (shape: Partial<FewHopperShape> = {}) =>
+  planFewHopper({ ...layer, ...shape }, 132, 232_448);
+
+test.each<[string, Partial<FewHopperShape>, number]>([
+  ['seven neurons a block', {}, 88],
+  ['all of the card where there are more', { density: 0.4 }, 132],
+  ['the neurons that some row selects', { rows: 2 }, 132],
+  ['all of it for a router, whose hidden layer is spread too', { routerWidth: 128 }, 132],
+  ['one block at least', { density: 0 }, 1],
+])('%s', (_, shape, blocks) => {
+  expect(plan(shape).blocks).toBe(blocks);
+});
+
+test('the blocks together sum all of the output, and have room for their shares of it', () => {
+  for (const rows of [1, 2, 3]) {
+    for (const dOut of [8, 768, 2048]) {
+      const { blocks, share, partialBytes } = plan({ rows, dOut });
+      expect(blocks * share * 8).toBeGreaterThanOrEqual(rows * dOut);
+      expect(partialBytes).toBe(blocks * rows * dOut * 4);
+    }
+  }
+});
