@@ -393,7 +393,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       x.load(a, whole, x_row, x_column * 8);
     }
   };
-  const float first_bias = bias_from != nullptr ? *bias_from : 0.0f;
+  auto read_bias = [](const float *from) { return from != nullptr ? *from : 0.0f; };
+  const float first_bias = read_bias(bias_from);
   if (routes) {
     if (a.stages & (ROUTE | EXPERTS)) finish_x();
     __syncthreads();
@@ -649,7 +650,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 #pragma unroll
         for (int offset = 2; offset < 32; offset *= 2) sum[k] += __shfl_xor_sync(~0u, sum[k], offset);
       const int k = lane / 2;
-      const float own = (k == 0 ? sum[0] : k == 1 ? sum[1] : k == 2 ? sum[2] : sum[3]) + (i == begin + warp ? first_bias : bias_at(i) != nullptr ? *bias_at(i) : 0.0f);
+      const float own = (k == 0 ? sum[0] : k == 1 ? sum[1] : k == 2 ? sum[2] : sum[3]) + (i == begin + warp ? first_bias : read_bias(bias_at(i)));
       int column;
       const int r = row_of(i, column);
       if (lane < 8 && r < rows && column < a.d_out) experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own);
