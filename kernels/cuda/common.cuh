@@ -47,6 +47,17 @@ template <typename T> __device__ __forceinline__ T warp_sum(T x) {
   return x;
 }
 
+// Sum over the lanes of a warp up to this one, its own value included.
+template <typename T> __device__ __forceinline__ T warp_sum_upto(T x) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const T other = __shfl_up_sync(0xffffffffu, x, offset);
+    if (lane >= offset) x += other;
+  }
+  return x;
+}
+
 // The greatest over a warp, ignoring NaN as fmaxf does.
 __device__ __forceinline__ float warp_max(float x) {
 #pragma unroll

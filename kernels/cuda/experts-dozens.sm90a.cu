@@ -131,12 +131,7 @@ __device__ inline int dozens_union(const unsigned char *selection, int rows, int
     int count = 0;
 #pragma unroll
     for (int i = 0; i < 4; i++) count += (any >> 8 * i & 0xff) != 0;
-    int upto = count;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const int other = __shfl_up_sync(~0u, upto, offset);
-      if (lane >= offset) upto += other;
-    }
+    const int upto = warp_sum_upto(count);
     __syncthreads();
     if (lane == 31) counts[warp] = upto;
     __syncthreads();

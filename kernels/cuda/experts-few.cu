@@ -415,12 +415,7 @@ template <int STORAGE, bool GATED, int THREADS> __device__ __forceinline__ void 
         unsigned any = 0;
         if (w < words)
           for (int r = 0; r < rows; r++) any |= list.words[r * words + w];
-        int sum = __popc(any);
-#pragma unroll
-        for (int offset = 1; offset < 32; offset *= 2) {
-          const int other = __shfl_up_sync(~0u, sum, offset);
-          if (lane >= offset) sum += other;
-        }
+        const int sum = warp_sum_upto(__popc(any));
         if (w < words) list.all[w] = any, list.before[w] = count + sum - __popc(any);
         count += __shfl_sync(~0u, sum, 31);
       }

@@ -152,18 +152,8 @@ template <int ROWS> struct few_list {
     }
   }
   __device__ __forceinline__ void scan(int n) {
-    const int lane = threadIdx.x % 32;
-    int sum = __popc(any);
-    if (n > 32) {
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(~0u, sum, offset);
-        if (lane >= offset) sum += other;
-      }
-    } else {
-      sum = __shfl_sync(~0u, sum, 0);
-    }
-    through = base + sum;
+    const int sum = __popc(any);
+    through = base + (n > 32 ? warp_sum_upto(sum) : __shfl_sync(~0u, sum, 0));
   }
   __device__ __forceinline__ int end() const { return __shfl_sync(~0u, through, 31); }
   // The expert of that rank among the selected ones, and the rows that want it.

@@ -24,7 +24,6 @@ inline void experts_count_release(unsigned *, unsigned) {}
 inline unsigned experts_count(unsigned *, unsigned) { return 0; }
 inline void experts_wait_count(const unsigned *, unsigned) {}
 inline void experts_add(float *to, float4 v) { to[0] += v.x, to[1] += v.y, to[2] += v.z, to[3] += v.w; }
-inline void experts_prefetch(const void *) {}
 inline void experts_copies_commit() {}
 template <int PENDING = 0> inline void experts_copies_landed() {}
 template <typename T> inline float experts_half(unsigned pair, int high) {
@@ -93,7 +92,6 @@ __device__ __forceinline__ void experts_wait_count(const unsigned *counter, unsi
 __device__ __forceinline__ void experts_add(float *to, float4 v) {
   asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
-__device__ __forceinline__ void experts_prefetch(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // Ends a group of this thread's 16-byte copies; until all groups but the last few have landed.
 __device__ __forceinline__ void experts_copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int PENDING> __device__ __forceinline__ void experts_copies_landed() {

@@ -87,7 +87,7 @@ template <typename T, int STEPS, int TILES, bool APART> __device__ __forceinline
       if (row >= call.rows) continue;
       const unsigned char *s = call.selection + (long long)row * units.experts + expert0;
       if (is_one) word[i] = *s;
-      else experts_prefetch(s);
+      else hopper_prefetch_line(s);
     }
   };
   if (is_early) {

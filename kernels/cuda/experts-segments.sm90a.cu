@@ -8,12 +8,7 @@ constexpr int EXPERTS_TILE_ROWS = 128, EXPERTS_THREADS = 256;
 // Sum of `x` over the threads before this one; `total` gets that of all. `shared` has room for a value a warp.
 __device__ __forceinline__ int experts_before(int x, int *shared, int &total) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int sum = x;
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const int other = __shfl_up_sync(0xffffffffu, sum, offset);
-    if (lane >= offset) sum += other;
-  }
+  const int sum = warp_sum_upto(x);
   if (lane == 31) shared[warp] = sum;
   __syncthreads();
   int before = 0;

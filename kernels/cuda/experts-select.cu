@@ -76,12 +76,7 @@ KERNEL experts_group_scan(int *spans, int *counts, int n, int span_count) {
     int before = 0;
     for (int first = 0; first < span_count; first += 32) {
       const int i = first + lane, count = i < span_count ? own[i] : 0;
-      int sum = count;
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int other = __shfl_up_sync(~0u, sum, offset);
-        if (lane >= offset) sum += other;
-      }
+      const int sum = warp_sum_upto(count);
       if (i < span_count) own[i] = before + sum - count;
       before += __shfl_sync(~0u, sum, 31);
     }
@@ -103,12 +98,7 @@ KERNEL experts_group_fill(const unsigned *bits, const int *spans, const int *cou
     for (int e = lane; e < first; e += 32) before += counts[e];
     before = warp_sum(before);
     const int count = first + lane < n ? counts[first + lane] : 0;
-    int sum = count;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const int other = __shfl_up_sync(~0u, sum, offset);
-      if (lane >= offset) sum += other;
-    }
+    const int sum = warp_sum_upto(count);
     starts[lane] = before + sum - count;
     if (blockIdx.x == 0 && first + lane < n) offsets[first + lane] = before + sum - count;
     if (blockIdx.x == 0 && first + lane == n - 1) offsets[n] = before + sum;

@@ -23,6 +23,7 @@ inline void hopper_init(unsigned barrier, int arrivals) {
 inline void hopper_init_done() {}
 inline void hopper_launch_next() {}
 inline void hopper_wait_launch() {}
+inline void hopper_prefetch_line(const void *) {}
 inline void hopper_prefetch(const void *, long long) {}
 inline void hopper_arrive(unsigned barrier) {
   hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
@@ -41,33 +42,32 @@ inline void hopper_wait(unsigned barrier, unsigned parity) {
   }
 }
 
-inline void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y) {
+// Calls `each` with every element of a box, where it lies in shared memory and in the matrix, nullptr outside that.
+// Returns the box's bytes.
+template <typename F> inline int hopper_each_of_box(const hopper_map *map, unsigned shared, int x, int y, F each) {
   emulator::TensorMap m;
   memcpy(&m, map, sizeof m);
-  if (to % 1024 != 0) emulator::trap();
+  if (shared % 1024 != 0) emulator::trap();
   for (unsigned line = 0; line < m.box[1]; line++) {
     for (unsigned i = 0; i < m.box[0]; i++) {
       const long long column = x + (long long)i, row = y + (long long)line;
       const bool in = column >= 0 && row >= 0 && column < (long long)m.dimensions[0] && row < (long long)m.dimensions[1];
-      hopper_at<unsigned short>(hopper_swizzled(to + line * 128 + i * 2)) =
-          in ? reinterpret_cast<const unsigned short *>(m.address + (unsigned long long)row * m.strides[0])[column] : 0;
+      each(hopper_at<unsigned short>(hopper_swizzled(shared + line * 128 + i * 2)),
+           in ? reinterpret_cast<unsigned short *>(m.address + (unsigned long long)row * m.strides[0]) + column : nullptr);
     }
   }
+  return (int)(m.box[0] * m.box[1] * 2);
+}
+inline void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y) {
+  const int bytes = hopper_each_of_box(map, to, x, y, [](unsigned short &here, const unsigned short *there) { here = there ? *there : 0; });
   hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
-  b.bytes -= (int)(m.box[0] * m.box[1] * 2);
+  b.bytes -= bytes;
   b.settle();
 }
 inline void hopper_store_box(const hopper_map *map, unsigned from, int x, int y) {
-  emulator::TensorMap m;
-  memcpy(&m, map, sizeof m);
-  if (from % 1024 != 0) emulator::trap();
-  for (unsigned line = 0; line < m.box[1]; line++) {
-    for (unsigned i = 0; i < m.box[0]; i++) {
-      const long long column = x + (long long)i, row = y + (long long)line;
-      if (column < (long long)m.dimensions[0] && row < (long long)m.dimensions[1])
-        reinterpret_cast<unsigned short *>(m.address + (unsigned long long)row * m.strides[0])[column] = hopper_at<unsigned short>(hopper_swizzled(from + line * 128 + i * 2));
-    }
-  }
+  hopper_each_of_box(map, from, x, y, [](unsigned short here, unsigned short *there) {
+    if (there) *there = here;
+  });
 }
 inline void hopper_stores_commit() {}
 inline void hopper_stores_read() {}

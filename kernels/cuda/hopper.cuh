@@ -55,11 +55,12 @@ __device__ __forceinline__ void hopper_wait(unsigned barrier, unsigned parity) {
 __device__ __forceinline__ void hopper_launch_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void hopper_wait_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
+__device__ __forceinline__ void hopper_prefetch_line(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // What is read after the wait comes into the L2 cache before it, a line a thread of the grid. All writes meet there, so
 // that nothing is missed of what the launch before still writes.
 __device__ __forceinline__ void hopper_prefetch(const void *from, long long bytes) {
   for (long long at = (blockIdx.x + (long long)gridDim.x * threadIdx.x) * 128; at < bytes; at += (long long)gridDim.x * blockDim.x * 128)
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char *>(from) + at));
+    hopper_prefetch_line(static_cast<const char *>(from) + at);
 }
 
 // A box of the matrix whose first element is at (x along the line, line y).

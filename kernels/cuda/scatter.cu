@@ -63,12 +63,7 @@ KERNEL scatter_scan(unsigned* __restrict__ counts, int count) {
       value[k] = at + k < count ? counts[at + k] : 0;
       total += value[k];
     }
-    unsigned inclusive = total;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-      const unsigned below = __shfl_up_sync(0xffffffffu, inclusive, offset);
-      if (lane >= offset) inclusive += below;
-    }
+    const unsigned inclusive = warp_sum_upto(total);
     if (lane == 31) warpTotal[warp] = inclusive;
     __syncthreads();
     unsigned before = carry;

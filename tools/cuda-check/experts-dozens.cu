@@ -333,7 +333,7 @@ static void time_all(const CublasLt &lt, bool with_dense) {
   const std::vector<Variant> plain = {{"single", one_up, one_down, 0}, {"single, splits 11", one_up, {1, 3, 1, 0, 11}, 0}, {"single, no carve-out", one_up, one_down, 0, true, false, -1}, {"single, skipping", one_up, one_down, 1},
     {"single, early", one_up, one_down, 0, true, true}, {"single, not programmatic", one_up, one_down, 0, false}, {"threes", {2, 2, 3}, {1, 1, 3, 8}, 0}, {"up threes", {2, 2, 3}, one_down, 0}, {"down threes", one_up, {1, 1, 3, 8}, 0},
     {"up sixes", {2, 1, 6}, one_down, 0}, {"up across 1", {1, 3, 2}, one_down, 0}, {"up 2 ranks", {4, 6, 1, 2}, one_down, 0}, {"down 4 ranks", one_up, {1, 6, 1, 4}, 0}, {"down 16", one_up, {1, 2, 1, 0, 16}, 0}};
-    // By warps across, steps and slots of up; of down also the blocks that cut its neurons up.
+  // By warps across, steps and slots of up; of down also the blocks that cut its neurons up.
   auto cut = [](const char *name, Cut up, Cut down) { return Variant{name, up, down, 0, true, true}; };
   const Cut slim_down = {1, 4, 4, 0, 4};
   const std::vector<Variant> gated = {cut("1 2 4, 1 4 4 4", {1, 2, 4}, slim_down), cut("1 4 2, 1 4 4 4", {1, 4, 2}, slim_down), cut("2 4 2, 1 4 4 4", {2, 4, 2}, slim_down), cut("8 2 4, 1 4 4 4", {8, 2, 4}, slim_down),

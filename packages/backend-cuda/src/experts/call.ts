@@ -22,6 +22,14 @@ export function pitchOf(width: number, storage: Storage): number {
   return Math.ceil(width / aligned) * aligned;
 }
 
+/** Density to plan for where the caller names none. */
+const USUAL_DENSITY = 0.5;
+
+/** The share of (row, expert) pairs to plan a call for, from 0 to 1, whatever the caller has said. */
+export function plannedDensity({ density = USUAL_DENSITY }: Pick<ExpertsCall, 'density'>): number {
+  return Number.isNaN(density) ? USUAL_DENSITY : Math.min(1, Math.max(0, density));
+}
+
 /** One run of the expert op. Addresses are the device's; matrices are neuron-major with rows of {@link pitchOf}. */
 export interface ExpertsCall {
   /** N. */

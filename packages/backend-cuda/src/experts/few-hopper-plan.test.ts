@@ -21,6 +21,8 @@ test.each<[string, Partial<FewHopperShape>, number]>([
   ['the neurons that some row selects', { rows: 2 }, 132],
   ['all of it for a router, whose hidden layer is spread too', { routerWidth: 128 }, 132],
   ['one block at least', { density: 0 }, 1],
+  ['all of it where a density is none', { density: Number.NaN }, 132],
+  ['all of it where a density is more than all', { density: 1.2, rows: 2 }, 132],
 ])('%s', (_, shape, blocks) => {
   expect(plan(shape).blocks).toBe(blocks);
 });

@@ -1,4 +1,4 @@
-import { type ExpertsCall, pitchOf, WEIGHT_BYTES } from './call.js';
+import { type ExpertsCall, pitchOf, plannedDensity, WEIGHT_BYTES } from './call.js';
 import type { FewShape } from './few-plan.js';
 
 /** Most rows of a launch of experts-few.sm90a.cu. */
@@ -9,8 +9,6 @@ const WARPS = HOPPER_THREADS / 32;
 const ROUTED_EXPERTS = 1024;
 /** Neurons of a block below which fewer blocks, whose sums are added up sooner, are faster. */
 const LEAST_NEURONS = 7;
-/** Density to plan for where the caller names none. */
-const DENSITY = 0.5;
 /** Most weights of a router's output layer, which every block reads. */
 const ROUTED_WEIGHTS = 65_536;
 
@@ -41,7 +39,7 @@ export function planFewHopper(
   multiprocessors: number,
   sharedBytes: number,
 ): FewHopperPlan {
-  const { rows, dIn, dOut, hidden, storage, routerWidth, experts, density = DENSITY } = shape;
+  const { rows, dIn, dOut, hidden, storage, routerWidth, experts } = shape;
   // x is float32 beside float32 weights, 16 bits else.
   const bytes = storage === 'float32' ? 4 : 2;
   const upBytes = (shape.gate === 0 ? 1 : 2) * pitchOf(dIn, storage) * WEIGHT_BYTES[storage];
@@ -51,7 +49,7 @@ export function planFewHopper(
   const fixed =
     rows * upTo(8, pitchOf(dIn, storage)) * bytes + rows * padded * 4 + WARPS * (3 * 16 + 3 * 8);
   const room = Math.floor((sharedBytes - fixed) / ownBytes);
-  const wanted = hidden * (1 - (1 - density) ** rows);
+  const wanted = hidden * (1 - (1 - plannedDensity(shape)) ** rows);
   const blocks =
     routerWidth > 0
       ? multiprocessors

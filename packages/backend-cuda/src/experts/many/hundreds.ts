@@ -1,7 +1,7 @@
 import type { CudaBackend } from '../../backend.js';
 import { withScratch } from '../../kernels/run.js';
 import { type Kernel, kernel } from '../../launch.js';
-import { ACTIVATIONS, type ExpertsCall } from '../call.js';
+import { ACTIVATIONS, type ExpertsCall, plannedDensity } from '../call.js';
 import { matrixMap } from './matrices.js';
 import { unitsOf } from './units.js';
 
@@ -79,8 +79,6 @@ export function hundredsFits(call: Pick<ExpertsCall, 'rows' | 'dIn' | 'dOut' | '
 
 /** Rows that run one unit, beyond which a dense layer is faster. */
 const MOST_UNIT_ROWS = 110;
-/** Density to plan for where the caller names none. */
-const DENSITY = 0.5;
 
 /** The way for a call, by its shape and expected density alone. */
 export function hundredsWay(
@@ -88,7 +86,7 @@ export function hundredsWay(
   isRepeatable: boolean,
 ): HundredsWay {
   const { perUnit } = unitsOf(call.experts, call.expertSize, WIDTH);
-  const density = Math.min(1, Math.max(0, call.density ?? DENSITY));
+  const density = plannedDensity(call);
   if (call.rows * (1 - (1 - density) ** perUnit) > MOST_UNIT_ROWS) return 'masked';
   return isRepeatable ? 'apart' : 'added';
 }

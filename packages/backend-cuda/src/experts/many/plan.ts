@@ -1,4 +1,4 @@
-import type { ExpertsCall } from '../call.js';
+import { type ExpertsCall, plannedDensity } from '../call.js';
 import { hundredsFits } from './hundreds.js';
 import { groupsOf, segmentsOf, type Units, unitsOf } from './units.js';
 
@@ -19,8 +19,6 @@ export type ManyPlan =
 const MOST_HUNDREDS = 512;
 /** Rows of a tile. */
 const TILE_ROWS = 128;
-/** Density to plan for where the caller names none. */
-const DENSITY = 0.5;
 /** Most kinds of segments: their counts lie in shared memory. */
 const MOST_GROUPS = 6000;
 /** Most segments of a row that are added up in bf16, each sum being rounded. */
@@ -59,7 +57,7 @@ export function planMany(
 ): ManyPlan {
   const { rows, dIn, dOut, experts, expertSize, gate, storage } = call;
   if (rows <= MOST_HUNDREDS && hundredsFits(call)) return { kind: 'hundreds' };
-  const density = Math.min(1, Math.max(0, call.density ?? DENSITY));
+  const density = plannedDensity(call);
   const tilesOfRows = Math.ceil(rows / TILE_ROWS);
   let best: ManyPlan = { kind: 'masked' };
   const hidden = experts * expertSize;
