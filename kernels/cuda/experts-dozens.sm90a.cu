@@ -37,8 +37,6 @@ struct experts_dozens_args {
 #ifdef D2DMOE_EMULATED
 inline int dozens_rank() { return 0; }
 inline int dozens_ranks() { return 1; }
-inline void dozens_cluster_arrive() {}
-inline void dozens_cluster_wait() {}
 inline void dozens_send(float4 *, int, float4) {}
 inline uint4 dozens_matrices(unsigned row) {
   const int lane = threadIdx.x % 32;
@@ -66,8 +64,6 @@ __device__ __forceinline__ int dozens_ranks() {
   asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(ranks));
   return ranks;
 }
-__device__ __forceinline__ void dozens_cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ __forceinline__ void dozens_cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 // Four matrices of 8 rows of 16 bytes: lane i gives the address of row i % 8 of matrix i / 8, and lane 4g + t gets word t
 // of each one's row g; transposed, the 16-bit values g of rows 2t and 2t + 1.
 __device__ __forceinline__ uint4 dozens_matrices(unsigned row) {
@@ -238,7 +234,7 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
   }
   __syncthreads();
   hopper_launch_next();
-  if (ranks > 1) dozens_cluster_arrive();
+  if (ranks > 1) hopper_cluster_arrive_relaxed();
   hopper_prefetch(a.selection, (long long)rows * n);
   hopper_prefetch(a.x, (long long)rows * a.d * (a.x_type == 0 ? 4 : 2));
   if (a.up_bias) hopper_prefetch(a.up_bias, neurons_in_all * 4);
@@ -313,7 +309,7 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
     for (int i = threadIdx.x; i < rows * 16; i += EXPERTS_DOZENS_THREADS)
       if (selected + i % 16 < (selected + 15) / 16 * 16) static_cast<T *>(a.hidden)[i / 16 * hidden_pitch + selected + i % 16] = experts_round<T>(0.0f);
 
-  if (ranks > 1) dozens_cluster_wait();
+  if (ranks > 1) hopper_cluster_wait();
   hopper_wait(landed + a.slots * 8, 0);
   const int x_row = width * (int)sizeof(T);
   // What a lane reads: of matrices of 8 neurons by 16 bytes, rows of two; of x, pieces of four.
@@ -416,8 +412,8 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
         const float4 four = make_float4(sum_at(m, row, neuron), sum_at(m, row, neuron + 1), sum_at(m, row, neuron + 2), sum_at(m, row, neuron + 3));
         dozens_send(reinterpret_cast<float4 *>(buffer + ((rank * MATRICES + m) * padded_rows + row) * share + neuron % share), neuron / share, four);
       }
-      dozens_cluster_arrive();
-      dozens_cluster_wait();
+      hopper_cluster_arrive();
+      hopper_cluster_wait();
     }
     const int place0 = lo + pass * tile + rank * share, share_shift = dozens_log2(share);
 #pragma unroll 1
@@ -488,7 +484,7 @@ template <int STORAGE, int TILES> __device__ __forceinline__ void experts_dozens
   }
   __syncthreads();
   hopper_launch_next();
-  if (ranks > 1 && a.splits <= 1) dozens_cluster_arrive();
+  if (ranks > 1 && a.splits <= 1) hopper_cluster_arrive_relaxed();
   int selected = (int)neurons_in_all;
   // The selection was there before `up` began.
   if (a.skip) selected = dozens_union(a.selection, rows, n, reinterpret_cast<unsigned short *>(ring), counts) * size;
@@ -682,10 +678,10 @@ template <int STORAGE, int TILES> __device__ __forceinline__ void experts_dozens
     DOZENS_STAMP(1, 8);
     return;
   }
-  dozens_cluster_wait();
+  hopper_cluster_wait();
   for (int i = threadIdx.x; i < items; i += EXPERTS_DOZENS_THREADS) dozens_send(received + rank * share + i % share, i / share, sum_at(i));
-  dozens_cluster_arrive();
-  dozens_cluster_wait();
+  hopper_cluster_arrive();
+  hopper_cluster_wait();
   DOZENS_STAMP(1, 7);
   for (int i = item; i < min(items, (rank + 1) * share); i += EXPERTS_DOZENS_THREADS) {
     float4 sum = make_float4(0, 0, 0, 0);

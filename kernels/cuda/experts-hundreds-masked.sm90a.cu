@@ -42,7 +42,7 @@ template <typename T, bool UP, int SPLIT> __device__ __forceinline__ void expert
   const int per_part = (all_steps + SPLIT - 1) / SPLIT, first_step = part * per_part, steps = max(0, min(per_part, all_steps - first_step));
 #endif
   if (UP) hopper_launch_next();
-  experts_cluster_arrive();
+  hopper_cluster_arrive_relaxed();
   if (threadIdx.x == 0) {
     ring.init(1, warpgroups * 4);
     hopper_init_done();
@@ -103,15 +103,15 @@ template <typename T, bool UP, int SPLIT> __device__ __forceinline__ void expert
 
   // To each block its columns; it has its own already.
 #ifndef D2DMOE_EMULATED
-  experts_cluster_wait();
+  hopper_cluster_wait();
   if (warpgroup < warpgroups) {
     const unsigned to = hopper_address(exchanged + part * GROUPS * 512 + threadIdx.x);
 #pragma unroll
     for (int j = 0; j < 8; j++)
-      if (j / GROUPS != part) experts_cluster_store4(to + j % GROUPS * 512 * 16, j / GROUPS, make_float4(sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]));
+      if (j / GROUPS != part) experts_cluster_store(to + j % GROUPS * 512 * 16, j / GROUPS, make_float4(sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]));
   }
-  experts_cluster_arrive();
-  experts_cluster_wait();
+  hopper_cluster_arrive();
+  hopper_cluster_wait();
 #else
   __syncthreads();
 #endif

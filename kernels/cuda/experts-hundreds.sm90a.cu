@@ -1,33 +1,38 @@
 // The expert op for some hundred rows on Hopper (sm_90a). What counts is how few steps follow one another:
 // experts-hundreds.md has the reasons and the times.
 //
-// A unit (experts-units.cuh) of 128 neurons is a cluster of four blocks. Each looks up which rows run the unit and
-// multiplies a quarter of their columns by that of all the unit's neurons; sums go to the block that has their 32
-// neurons, which adds up the quarters in order and hands the activations to all four, both through distributed shared
-// memory; then each multiplies the rows' 128 activations by a quarter of the columns of down. No weight waits for
-// anything: up is asked for straight into the registers that multiply it.
+// A unit (experts-units.cuh) of 128 neurons is a cluster of four blocks, which look up which rows run the unit. Two of
+// them have its first 64 neurons, two the others; of each two, one has the first half of x's and up's columns. They
+// multiply, exchange sums so that each has its own 32 neurons', and hand these activations on to all four, both through
+// distributed shared memory; then each multiplies the rows' 128 activations by a quarter of the columns of down.
 //
-// First product: a warp has 32 neurons, for every other tile of 16 rows. Which of a sum's terms a lane stands for is free
-// as long as both operands agree, so a lane takes 16 contiguous bytes of a row of up, and of x in shared memory.
-// Second product: a warp has 8 · TILES columns of a block's quarter.
+// Both products are transposed: weights are the 64 lines of a wgmma, the rows its columns, as many as there are. Weights
+// come through the copy engine, rows of x by copies of 16 bytes, swizzled as they land.
 //
-// Results are added to the output as float32, which the first blocks have filled with the bias meanwhile, or kept apart
-// by unit (APART) for experts_hundreds_combine, which adds a row's units in their order: equal calls then give equal
+// Results are added to the output, in float32 or 16 bits, which the first blocks have filled with the bias meanwhile, or
+// kept apart by unit for experts_hundreds_combine, which adds a row's units in their order: equal calls then give equal
 // bits. Where blocks run one after the other, `stages` splits the launch in two and activations go through memory.
 #include "experts-hundreds.cuh"
 
-constexpr int EXPERTS_HUNDREDS_CHUNK = 96;  // rows between two exchanges
+enum { EXPERTS_HUNDREDS_HIDDEN = 1, EXPERTS_HUNDREDS_OUT = 2 };  // stages
+enum { EXPERTS_HUNDREDS_ADDED, EXPERTS_HUNDREDS_ADDED16, EXPERTS_HUNDREDS_APART };
+
+constexpr int EXPERTS_HUNDREDS_ROWS = 1024;   // most rows
+constexpr int EXPERTS_HUNDREDS_FILLERS = 64;  // blocks that fill the output: these are resident together whatever the grid
+constexpr int EXPERTS_HUNDREDS_LINE = 68;     // floats from one row to the next of the results that a warpgroup puts in order
 
 struct experts_hundreds_call {
-  const void *up, *down, *x;
+  const hopper_map *up, *down;  // in boxes of 64 and 128 neurons
+  const void *x;
   const unsigned char *selection;  // [rows, experts]
   const float *up_bias, *down_bias;
-  void *hidden, *parts;  // [units, rows, 128], where `stages` are apart; [units, rows, d_out]
-  float *out;
-  unsigned *counters;            // two that only count up: blocks that began, and that have filled their part of `out`
-  int rows, pitch, d_out;        // pitch: from one row of up, and of x, to the next
+  void *hidden;              // [units, rows, 128], where `stages` are apart
+  void *out;                 // [rows, d_out], or apart: [units, rows, d_out]
+  unsigned *counters;        // two that only count up: blocks that began, and that have filled their part of `out`
+  int rows, pitch, d_out;    // pitch: from one row of x to the next
   experts_units units;
   int activation, stages;
+  int early;                 // units whose blocks most likely begin long before the last launch is over
 };
 
 // Which of a unit's experts a row runs; of a single one, whether.
@@ -48,300 +53,383 @@ __device__ __forceinline__ unsigned experts_hundreds_bits(const unsigned char *s
   return bits;
 }
 
-// Floats from one row to the next of the results that a warp puts in order.
-template <int TILES> __host__ __device__ constexpr int experts_hundreds_line() { return 8 * TILES + 4; }
-template <int TILES> __host__ __device__ constexpr int experts_hundreds_shared() {
-  return 128 * (128 * TILES + 16) + EXPERTS_HUNDREDS_CHUNK * (272 + 4 * 128 + 128 * TILES + 64) + EXPERTS_HUNDREDS_ROWS * 6 + 64;
+
+// By the 64-column boxes of a quarter of a row: rows between two exchanges, floats from one neuron's sums to the next.
+template <int BOXES> __host__ __device__ constexpr int experts_hundreds_chunk() { return BOXES == 3 ? 112 : 64; }
+template <int BOXES> __host__ __device__ constexpr int experts_hundreds_pitch() { return experts_hundreds_chunk<BOXES>() + 8; }
+template <int BOXES> __host__ __device__ constexpr int experts_hundreds_shared() {
+  return 1024 + BOXES * (2 * 16384 + experts_hundreds_chunk<BOXES>() * 256) + 2 * 32 * experts_hundreds_pitch<BOXES>() * 4 + EXPERTS_HUNDREDS_ROWS * 6 + 256;
 }
 
-template <typename T, int STEPS, int TILES, bool APART> __device__ __forceinline__ void experts_hundreds(const experts_hundreds_call &call) {
+// sums [64 neurons, a warpgroup's rows] = up's times x's, over half of the columns; x comes two boxes at a time.
+template <typename T, int BOXES, int SUMS>
+__device__ __forceinline__ void experts_hundreds_up(float (&sum)[SUMS], unsigned up, unsigned x, unsigned x_there, unsigned phase) {
+#pragma unroll
+  for (int i = 0; i < SUMS; i++) sum[i] = 0.0f;
+#pragma unroll
+  for (int pair = 0; pair < BOXES; pair++) {
+    hopper_wait(x_there + pair * 8, phase);
+    hopper_proxy_fence();
+    hopper_wgmma_fence();
+#pragma unroll
+    for (int box = 2 * pair; box < 2 * pair + 2; box++) {
+      const unsigned long long left = hopper_descriptor(up + box * 8192, 0), right = hopper_descriptor(x + box * experts_hundreds_chunk<BOXES>() * 128, 0);
+#pragma unroll
+      for (int s = 0; s < 4; s++) hopper_wgmma<T, 0, 0>(sum, left + s * 2, right + s * 2, 1);
+    }
+    hopper_wgmma_commit();
+  }
+  hopper_wgmma_wait<0>();
+  hopper_settled(sum);
+}
+// sums [64 columns, rows] = down's columns times the activations, those of this block's own neurons first.
+template <typename T, int SUMS>
+__device__ __forceinline__ void experts_hundreds_down(float (&sum)[SUMS], unsigned down, unsigned hidden, unsigned hidden_there, int slice, unsigned phase) {
+#pragma unroll
+  for (int i = 0; i < SUMS; i++) sum[i] = 0.0f;
+  const unsigned long long left = hopper_descriptor(down, 0), right = hopper_descriptor(hidden, 16384);
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int from = (slice + i) % 4;
+    if (!EXPERTS_EMULATED) experts_cluster_sent(hidden_there + from * 8, phase);
+    hopper_proxy_fence();
+    hopper_wgmma_fence();
+#pragma unroll
+    for (int s = 0; s < 2; s++) hopper_wgmma<T, 1, 1>(sum, left + (2 * from + s) * 128, right + (2 * from + s) * 128, 1);
+    hopper_wgmma_commit();
+  }
+  hopper_wgmma_wait<0>();
+  hopper_settled(sum);
+}
+
+template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void experts_hundreds(const experts_hundreds_call &call) {
   DYNAMIC_SHARED(unsigned char, shared);
-  constexpr int THREADS = EXPERTS_HUNDREDS_THREADS, WARPS = EXPERTS_HUNDREDS_WARPS, CHUNK = EXPERTS_HUNDREDS_CHUNK;
-  constexpr int DEPTH = 32 * STEPS, X_PITCH = DEPTH * 2 + 64;  // of the sum, in a quarter
-  constexpr int COLUMNS = 64 * TILES, DOWN_PITCH = COLUMNS * 2 + 16, HIDDEN_PITCH = 272, LINE = experts_hundreds_line<TILES>();
-  static_assert(X_PITCH % 128 == 64, "eight lanes' 16 bytes lie in different banks");
-  static_assert(WARPS * 32 * LINE <= 4 * CHUNK * 32, "results lie where the sums were");
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  constexpr int THREADS = 128 * BOXES, WARPS = 4 * BOXES, CHUNK = experts_hundreds_chunk<BOXES>(), TURNS = (EXPERTS_HUNDREDS_ROWS + THREADS - 1) / THREADS;
+  constexpr int DEPTH = 128 * BOXES, COLUMNS = 64 * BOXES;  // of the first sum, a half; of the output, a quarter
+  constexpr int FILLING = THREADS - 256;  // threads that have no part in the first product, and fill the output meanwhile
+  constexpr int PITCH = experts_hundreds_pitch<BOXES>(), LINE = EXPERTS_HUNDREDS_LINE;
+  constexpr bool APART = RESULT == EXPERTS_HUNDREDS_APART, IS16 = RESULT != EXPERTS_HUNDREDS_ADDED;
+  static_assert(BOXES * CHUNK * LINE * 4 <= BOXES * CHUNK * 256 + 2 * 32 * PITCH * 4, "results lie where x and the sums were");
+  const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int unit = blockIdx.x / 4, slice = blockIdx.x % 4, column0 = slice * COLUMNS;
   const experts_units &units = call.units;
-  unsigned char *down = shared, *hidden = down + 128 * DOWN_PITCH;
-  unsigned *bits = reinterpret_cast<unsigned *>(hidden + CHUNK * HIDDEN_PITCH);
+  // Activations take up's place, once all four blocks have multiplied by it.
+  const unsigned up = (hopper_address(shared) + 1023) / 1024 * 1024, hidden = up, down = up + BOXES * 16384, x = down + BOXES * 16384;
+  unsigned char *base = shared + (up - hopper_address(shared));
+  float *sums = reinterpret_cast<float *>(base + (x - up) + BOXES * CHUNK * 256);  // [halves][32 neurons][PITCH]
+  float *lines = reinterpret_cast<float *>(base + (x - up)) + warpgroup * CHUNK * LINE;
+  unsigned *bits = reinterpret_cast<unsigned *>(sums + 2 * 32 * PITCH);
   unsigned short *list = reinterpret_cast<unsigned short *>(bits + EXPERTS_HUNDREDS_ROWS);
   int *counts = reinterpret_cast<int *>(list + EXPERTS_HUNDREDS_ROWS);
-  unsigned char *x = reinterpret_cast<unsigned char *>(counts + 16);
-  float *sums = reinterpret_cast<float *>(x + CHUNK * X_PITCH);  // [quarters][CHUNK][32], columns exchanged by the row
-  PROBE(0);
+  const unsigned barriers = hopper_address(counts + 32), up_there = barriers, down_there = barriers + 8, sums_there = barriers + 16, filled = barriers + 24, hidden_there = barriers + 32, x_there = barriers + 64;
+  PROBE_BEGIN(call.selection);
   hopper_launch_next();
-  experts_cluster_arrive();  // begun: its shared memory may be written
-
-  // The selection first, all warps' before any weights: everything waits for it. Where this launch may begin before the
-  // last one is over, the weights first.
-  const bool is_one = units.per_unit == 1, is_early = call.stages & EXPERTS_HUNDREDS_EARLY;
-  const int expert0 = units.first_expert(unit);
-  unsigned word[EXPERTS_HUNDREDS_ROWS / THREADS];
-  auto ask = [&] {
-#pragma unroll
-    for (int i = 0; i < EXPERTS_HUNDREDS_ROWS / THREADS; i++) {
-      const int row = i * THREADS + threadIdx.x;
-      word[i] = 0;
-      if (row >= call.rows) continue;
-      const unsigned char *s = call.selection + (long long)row * units.experts + expert0;
-      if (is_one) word[i] = *s;
-      else hopper_prefetch_line(s);
-    }
-  };
-  if (is_early) {
-    hopper_prefetch(call.selection, (long long)call.rows * units.experts);
-    hopper_prefetch(call.x, (long long)call.rows * call.pitch * 2);
-  } else {
-    ask();
-    __syncthreads();
-  }
   const int has = units.neurons(unit), neuron0 = units.first_neuron(unit);
-  // A quarter of the sum for all neurons, 32 a warp; the other four warps have the same for other tiles of rows.
-  const int group = warp % 4;
-  uint4 up[4][STEPS];
-  auto fetch_up = [&](int quarter) {
-#pragma unroll
-    for (int s = 0; s < STEPS; s++) {
-#pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const int k = quarter * DEPTH + 32 * s + 8 * t, n = group * 32 + 8 * j + g;
-        up[j][s] = make_uint4(0, 0, 0, 0);
-        if (k < call.pitch && n < has) up[j][s] = __ldg(reinterpret_cast<const uint4 *>(static_cast<const T *>(call.up) + (long long)(neuron0 + n) * call.pitch + k));
-      }
-    }
+  auto fetch_up = [&](int half) {
+    hopper_expect(up_there, BOXES * 16384);
+    for (int box = 0; box < 2 * BOXES; box++) hopper_copy_box(up + box * 8192, call.up, up_there, half * DEPTH + box * 64, neuron0 + slice / 2 * 64);
   };
-  fetch_up(slice);
-  float4 initial = make_float4(0, 0, 0, 0);
-  if (!APART && call.down_bias && (int)threadIdx.x < call.d_out / 4) initial = __ldg(reinterpret_cast<const float4 *>(call.down_bias) + threadIdx.x);
-  // Bias of the four neurons whose activations this thread works out.
-  const int local = slice * 32 + threadIdx.x % 8 * 4;
-  float bias[4];
-#pragma unroll
-  for (int e = 0; e < 4; e++) bias[e] = call.up_bias && local + e < has ? call.up_bias[neuron0 + local + e] : 0.0f;
-  // Down behind the threads' backs; nothing times zero must be zero, so rows that the unit lacks are.
   auto fetch_down = [&] {
-    const int width = max(0, min(COLUMNS, call.d_out - column0)) * 2;
-#pragma unroll
-    for (int i = threadIdx.x; i < 128 * (COLUMNS / 8); i += THREADS) {
-      const int n = i / (COLUMNS / 8), piece = i % (COLUMNS / 8);
-      const bool there = n < has && piece * 16 < width;
-      hopper_copy16(hopper_address(down + n * DOWN_PITCH + piece * 16), static_cast<const T *>(call.down) + (there ? (long long)(neuron0 + n) * call.d_out + column0 + piece * 8 : 0), there ? 16 : 0);
-    }
+    hopper_expect(down_there, BOXES * 16384);
+    for (int box = 0; box < BOXES; box++) hopper_copy_box(down + box * 16384, call.down, down_there, column0 + box * 64, neuron0);
   };
-  if (is_early) {
-    fetch_down();
-    experts_copies_commit();
-    hopper_wait_launch();
-    ask();
+  const bool is_first = threadIdx.x == 256;  // of those
+  // Weights depend on nothing. Blocks that begin long before the last launch is over have all of their own come, and
+  // those of the others into the L2 cache. The others' selection and rows would come behind their down, so that they ask
+  // for it when they have asked for rows.
+  const bool is_early = unit < call.early || EXPERTS_EMULATED;
+  if (is_first) {
+    hopper_init(up_there, 1), hopper_init(down_there, 1), hopper_init(filled, FILLING / 32);
+    hopper_init(sums_there, 1 + 8);
+    for (int i = 0; i < 4; i++) hopper_init(hidden_there + i * 8, i == slice ? WARPS : 1);
+    for (int i = 0; i < BOXES; i++) hopper_init(x_there + i * 8, THREADS);
+    hopper_init_done();
+    if (!EXPERTS_EMULATED) fetch_up(slice % 2);
+    if (is_early) fetch_down();
   }
+  __syncwarp();
+  hopper_cluster_arrive_relaxed();  // begun: its shared memory may be written
+  if (warp == 9) {
+    const int step = is_early ? call.early : units.count();
+    for (int u = is_early ? unit + step : unit; step > 0 && u < units.count(); u += step) {
+      const int neuron = units.first_neuron(u);
+      if (lane < BOXES) hopper_prefetch_box(call.down, column0 + lane * 64, neuron);
+      else if (lane < 3 * BOXES && is_early) hopper_prefetch_box(call.up, slice % 2 * DEPTH + (lane - BOXES) * 64, neuron + slice / 2 * 64);
+    }
+  }
+  hopper_prefetch(call.selection, (long long)call.rows * units.experts);
+  hopper_prefetch(call.x, (long long)call.rows * call.pitch * 2);
+  const bool is_one = units.per_unit == 1;
+  const int expert0 = units.first_expert(unit);
+  // Bias of the neuron whose activations this thread works out, and of columns that it fills.
+  const int local = slice * 32 + threadIdx.x / 2 % 32;
+  const float bias = call.up_bias && local < has ? call.up_bias[neuron0 + local] : 0.0f;
+  const int local_expert = local / units.size;
+  constexpr int FILLS = (64 * BOXES + FILLING - 1) / FILLING;
+  float4 initial[FILLS];
+#pragma unroll
+  for (int i = 0; i < FILLS; i++) {
+    const int at = (int)threadIdx.x - 256 + i * FILLING;
+    initial[i] = make_float4(0, 0, 0, 0);
+    if (!APART && call.down_bias && at >= 0 && at < call.d_out / 4) initial[i] = __ldg(reinterpret_cast<const float4 *>(call.down_bias) + at);
+  }
+  hopper_wait_launch();
+  PROBE(1);
 
   // The rows that run the unit, in order.
   int n_rows = 0;
 #pragma unroll
-  for (int i = 0; i < EXPERTS_HUNDREDS_ROWS / THREADS; i++) {
+  for (int i = 0; i < TURNS; i++) {
     if (i * THREADS >= call.rows) break;
-    if (!is_one && i * THREADS + (int)threadIdx.x < call.rows) word[i] = experts_hundreds_bits(call.selection, i * THREADS + threadIdx.x, units, unit);
-    const unsigned ballot = __ballot_sync(0xffffffffu, word[i] != 0);
-    if (lane == 0) counts[i % 2 * 8 + warp] = __popc(ballot);
+    const int row = i * THREADS + threadIdx.x;
+    unsigned word = 0;
+    if (row < call.rows) word = is_one ? call.selection[(long long)row * units.experts + expert0] : experts_hundreds_bits(call.selection, row, units, unit);
+    const unsigned ballot = __ballot_sync(0xffffffffu, word != 0);
+    if (lane == 0) counts[i % 2 * 16 + warp] = __popc(ballot);
     __syncthreads();
     int before = n_rows;
 #pragma unroll
     for (int w = 0; w < WARPS; w++) {
-      const int count = counts[i % 2 * 8 + w];
+      const int count = counts[i % 2 * 16 + w];
       if (w < warp) before += count;
       n_rows += count;
     }
-    if (word[i] != 0) {
+    if (word != 0) {
       const int at = before + __popc(ballot & ((1u << lane) - 1));
-      list[at] = (unsigned short)(i * THREADS + threadIdx.x), bits[at] = word[i];
+      list[at] = (unsigned short)row, bits[at] = word;
     }
   }
   __syncthreads();
-  PROBE(1);
+  PROBE(2);
 
   // The first blocks fill the output. Counters go up by a power of two a launch, so that a launch's count follows from
   // any of its blocks'.
   const int span = 1 << (32 - __clz((int)gridDim.x - 1)), fillers = min(span / 2, EXPERTS_HUNDREDS_FILLERS);
   const bool fills = !APART && (int)blockIdx.x < fillers && call.stages & EXPERTS_HUNDREDS_HIDDEN, counts_blocks = !APART && threadIdx.x == THREADS - 1;
-  auto fill = [&] {
-    if ((int)threadIdx.x < call.d_out / 4)
-      for (int row = blockIdx.x; row < call.rows; row += fillers) reinterpret_cast<float4 *>(call.out + (long long)row * call.d_out)[threadIdx.x] = initial;
-  };
   unsigned began = 0;
   if (counts_blocks) began = experts_count(call.counters, blockIdx.x == 0 ? span - (gridDim.x - 1) : 1);
-  if (n_rows == 0) {
-    if (fills) fill();
-    __syncthreads();
-    if (fills && counts_blocks) experts_count_release(call.counters + 1, span / fillers);
-    experts_cluster_wait();
-  }
-  for (int first = 0; first < n_rows; first += CHUNK) {
-    const int rows = min(CHUNK, n_rows - first), row_tiles = (rows + 15) / 16;
-    if (call.stages & EXPERTS_HUNDREDS_HIDDEN) {
-#ifdef D2DMOE_EMULATED
-      for (int quarter = 0; quarter < 4; quarter++) {
-        fetch_up(quarter);
-        __syncthreads();
-#else
-      {
-        const int quarter = slice;
-#endif
-        for (int i = threadIdx.x; i < rows * (DEPTH / 8); i += THREADS) {
-          const int row = i / (DEPTH / 8), piece = i % (DEPTH / 8), k = quarter * DEPTH + piece * 8;
-          const bool there = k < call.pitch;
-          hopper_copy16(hopper_address(x + row * X_PITCH + piece * 16), static_cast<const T *>(call.x) + (there ? (long long)list[first + row] * call.pitch + k : 0), there ? 16 : 0);
-        }
-        experts_copies_commit();
-        if (!is_early && first == 0) fetch_down();
-        if (fills && first == 0) fill();
-        experts_copies_commit();
-        experts_copies_landed<1>();
-        __syncthreads();
-        if (first == 0) PROBE(2);
-        if (quarter == 0 || !EXPERTS_EMULATED) experts_cluster_wait();  // the four blocks have begun, or have multiplied their last activations
-        for (int tile = warp / 4; tile < row_tiles; tile += 2) {
-          float sum[4][4];
+  auto fill = [&] {
+    if constexpr (!APART) {
+      if (!fills || warpgroup < 2) return;
+      for (int row = blockIdx.x; row < call.rows; row += fillers) {
+        const long long from = (long long)row * call.d_out;
 #pragma unroll
-          for (int j = 0; j < 4; j++) sum[j][0] = sum[j][1] = sum[j][2] = sum[j][3] = 0.0f;
-          const unsigned char *from = x + (tile * 16 + g) * X_PITCH + t * 16;
-#pragma unroll
-          for (int s = 0; s < STEPS; s++) {
-            const uint4 a = *reinterpret_cast<const uint4 *>(from + s * 64), b = *reinterpret_cast<const uint4 *>(from + 8 * X_PITCH + s * 64);
-#pragma unroll
-            for (int j = 0; j < 4; j++) experts_mma<T>(sum[j], a.x, b.x, a.y, b.y, up[j][s].x, up[j][s].y);
-#pragma unroll
-            for (int j = 0; j < 4; j++) experts_mma<T>(sum[j], a.z, b.z, a.w, b.w, up[j][s].z, up[j][s].w);
-          }
-#pragma unroll
-          for (int j = 0; j < 4; j++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-              const int row = tile * 16 + 8 * half + g;
-              float *to = sums + (quarter * CHUNK + row) * 32 + ((8 * j + 2 * t) ^ (row % 4 * 8));
-              const float2 v = make_float2(sum[j][2 * half], sum[j][2 * half + 1]);
-#ifdef D2DMOE_EMULATED
-              if (group == slice) *reinterpret_cast<float2 *>(to) = v;
-#else
-              experts_cluster_store(hopper_address(to), group, make_uint2(__float_as_uint(v.x), __float_as_uint(v.y)));
-#endif
-            }
-          }
+        for (int i = 0; i < FILLS; i++) {
+          const int at = (int)threadIdx.x - 256 + i * FILLING;
+          const float4 v = initial[i];
+          if (at >= call.d_out / 4) continue;
+          if (IS16) reinterpret_cast<uint2 *>(static_cast<T *>(call.out) + from)[at] = make_uint2(hopper_pack<T>(v.x, v.y), hopper_pack<T>(v.z, v.w));
+          else reinterpret_cast<float4 *>(static_cast<float *>(call.out) + from)[at] = v;
         }
       }
       __syncwarp();
-      experts_cluster_arrive();
-      if (fills && counts_blocks && first == 0) experts_count_release(call.counters + 1, span / fillers);
-      __syncwarp();
-      experts_cluster_wait();
+      if (lane == 0) hopper_arrive(filled);
+      if (counts_blocks) {
+        hopper_wait(filled, 0);
+        experts_count_release(call.counters + 1, span / fillers);
+      }
+    }
+  };
+  if (n_rows == 0) {
+    fill();
+    hopper_cluster_wait();
+    // Nothing may be on its way to a block that is gone.
+    if (!EXPERTS_EMULATED) hopper_wait(up_there, 0);
+    if (is_early) hopper_wait(down_there, 0);
+  }
+  unsigned phase = 0, up_phase = 0;
+  for (int first = 0; first < n_rows; first += CHUNK, phase ^= 1) {
+    const int rows = min(CHUNK, n_rows - first), octets = (rows + 7) / 8;
+    if (call.stages & EXPERTS_HUNDREDS_HIDDEN) {
 #ifdef D2DMOE_EMULATED
-      __syncthreads();
+      for (int half = 0; half < 2; half++) {
+        __syncthreads();
+        if (is_first) fetch_up(half);
+#else
+      {
+        const int half = slice % 2;
+        if (is_first && first > 0) hopper_proxy_fence(), fetch_up(half);
 #endif
-      PROBE(3);
+        // 16 lanes a row, two boxes at a time.
+#pragma unroll
+        for (int pair = 0; pair < BOXES; pair++) {
+          const int piece = pair * 16 + lane % 16, k = half * DEPTH + piece * 8;
+          const bool there = k < call.pitch;
+          for (int row = warp * 2 + lane / 16; row < rows; row += 2 * WARPS)
+            hopper_copy16(x + (piece / 8 * CHUNK + row) * 128 + ((piece ^ row) & 7) * 16, static_cast<const T *>(call.x) + (there ? (long long)list[first + row] * call.pitch + k : 0), there ? 16 : 0);
+          hopper_arrive_copied(x_there + pair * 8);
+        }
+        if (is_first) {
+          if (first == 0 && !is_early) fetch_down();
+          if (!EXPERTS_EMULATED) {
+            hopper_expect(sums_there, 32 * 4 * 8 * octets);
+            for (int i = 0; i < 4; i++)
+              if (i != slice) hopper_expect(hidden_there + i * 8, 32 * 2 * 8 * octets);
+          }
+        }
+        __syncwarp();
+        if (first == 0) PROBE(3);
+        if (half == 0 || !EXPERTS_EMULATED) hopper_cluster_wait();  // the four blocks have begun, or are done with their last rows
+        if (warpgroup < 2) {
+          hopper_wait(up_there, up_phase);
+          if (first == 0) PROBE(4);
+          // A warpgroup has half of the chunk's rows, or the first one all of them where they are few.
+          auto multiply = [&](auto &sum, int octet0) {
+            experts_hundreds_up<T, BOXES>(sum, up, x + octet0 * 1024, x_there, up_phase);
+            if (!EXPERTS_EMULATED) hopper_cluster_arrive_relaxed();  // has no use for up any more
+            constexpr int SUMS = sizeof sum / 4;
+            const int block = slice / 2 * 2 + warp % 4 / 2;
+#pragma unroll
+            for (int j = 0; j < SUMS / 4; j++) {
+              if (octet0 + j >= octets) break;
+              // Four lanes have two rows each of two neurons; two of them have four rows of one then.
+              const bool odd = t & 1;
+              float v[4] = {sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]};
+              const float a = __shfl_xor_sync(0xffffffffu, odd ? v[0] : v[2], 1), b = __shfl_xor_sync(0xffffffffu, odd ? v[1] : v[3], 1);
+              const unsigned w[4] = {__float_as_uint(odd ? a : v[0]), __float_as_uint(odd ? b : v[1]), __float_as_uint(odd ? v[2] : a), __float_as_uint(odd ? v[3] : b)};
+              float *to = sums + (half * 32 + warp % 2 * 16 + (odd ? 8 : 0) + g) * PITCH + 8 * (octet0 + j) + t / 2 * 4;
+              if (block == slice) *reinterpret_cast<uint4 *>(to) = make_uint4(w[0], w[1], w[2], w[3]);
+              else experts_cluster_send(hopper_address(to), sums_there, block, w);
+            }
+          };
+          if (octets <= 4 && warpgroup == 0) {
+            float sum[16];
+            multiply(sum, 0);
+          } else if (BOXES == 3 && octets > 4 && octets <= 10) {
+            float sum[20];
+            multiply(sum, warpgroup * 5);
+          } else if (octets > 4) {
+            float sum[CHUNK / 4];
+            multiply(sum, warpgroup * (CHUNK / 16));
+          } else if (!EXPERTS_EMULATED) {
+            hopper_cluster_arrive_relaxed();
+          }
+          __syncwarp();
+          if (lane == 0 && !EXPERTS_EMULATED) hopper_arrive(sums_there);
+        } else {
+          if (!EXPERTS_EMULATED) hopper_cluster_arrive_relaxed();
+          if (first == 0 && (half == 0 || !EXPERTS_EMULATED)) fill();
+        }
+        if (EXPERTS_EMULATED) up_phase ^= 1;
+      }
+      if (!EXPERTS_EMULATED) up_phase ^= 1;
+      if (first == 0) PROBE(5);
+      if (!is_one || EXPERTS_EMULATED) __syncthreads();
+      if (!EXPERTS_EMULATED) experts_cluster_sent(sums_there, phase);
+      hopper_cluster_wait();  // the four blocks have no use for up any more
+      PROBE(6);
       {
         const experts_logistic logistic(call.activation);
         auto activate = [&](float v) { return call.activation == 0 ? fmaxf(v, 0.0f) : call.activation == 1 ? experts_gelu(v) : logistic(v); };
+        // Four rows of a neuron a thread.
 #pragma unroll
-        for (int i = 0; i < CHUNK / (THREADS / 8); i++) {
-          const int row = i * (THREADS / 8) + threadIdx.x / 8;
-          if (row >= rows) continue;
-          float4 v = make_float4(bias[0], bias[1], bias[2], bias[3]);
+        for (int i = 0; i < (CHUNK * 8 + THREADS - 1) / THREADS; i++) {
+          const int octet = (i * THREADS + (int)threadIdx.x) / 64;
+          if (octet >= octets) continue;
+          const int half = threadIdx.x % 2, row = octet * 8 + half * 4;
+          float4 v = make_float4(bias, bias, bias, bias);
 #pragma unroll
-          for (int w = 0; w < 4; w++) {
-            const float4 part = *reinterpret_cast<const float4 *>(sums + (w * CHUNK + row) * 32 + ((int)threadIdx.x % 8 * 4 ^ (row % 4 * 8)));
+          for (int w = 0; w < 2; w++) {
+            const float4 part = *reinterpret_cast<const float4 *>(sums + (w * 32 + local % 32) * PITCH + row);
             v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
           }
           float a[4] = {activate(v.x), activate(v.y), activate(v.z), activate(v.w)};
-          const unsigned chosen = bits[first + row];
+          if (local >= has) a[0] = a[1] = a[2] = a[3] = 0.0f;
+          if (!is_one) {
 #pragma unroll
-          for (int e = 0; e < 4; e++)
-            if (local + e >= has || (!is_one && !(chosen >> (local + e) / units.size & 1))) a[e] = 0.0f;
-          const uint2 packed = make_uint2(hopper_pack<T>(a[0], a[1]), hopper_pack<T>(a[2], a[3]));
+            for (int e = 0; e < 4; e++)
+              if (!(bits[min(first + row + e, n_rows - 1)] >> local_expert & 1)) a[e] = 0.0f;
+          }
+          unsigned own[2] = {hopper_pack<T>(a[0], a[1]), hopper_pack<T>(a[2], a[3])};
+          const unsigned low = __shfl_xor_sync(0xffffffffu, own[0], 1), high = __shfl_xor_sync(0xffffffffu, own[1], 1);
+          const unsigned w[4] = {half ? low : own[0], half ? high : own[1], half ? own[0] : low, half ? own[1] : high};
 #ifdef D2DMOE_EMULATED
-          *reinterpret_cast<uint2 *>(static_cast<T *>(call.hidden) + ((long long)unit * call.rows + first + row) * 128 + local) = packed;
+          if (half == 0) {
+            for (int e = 0; e < 8; e++)
+              if (octet * 8 + e < rows) static_cast<T *>(call.hidden)[((long long)unit * call.rows + first + octet * 8 + e) * 128 + local] = reinterpret_cast<const T *>(w)[e];
+          }
 #else
-          const unsigned to = hopper_address(hidden + row * HIDDEN_PITCH + local * 2);
+          const unsigned to = hidden + octet / 8 * 16384 + local * 128 + ((octet ^ local) & 7) * 16;
 #pragma unroll
-          for (int block = 0; block < 4; block++) experts_cluster_store(to, block, packed);
+          for (int block = 2 * half; block < 2 * half + 2; block++) {
+            if (block == slice) *reinterpret_cast<uint4 *>(base + (to - up)) = make_uint4(w[0], w[1], w[2], w[3]);
+            else experts_cluster_send(to, hidden_there + slice * 8, block, w);
+          }
 #endif
         }
+        __syncwarp();
+        if (lane == 0 && !EXPERTS_EMULATED) hopper_arrive(hidden_there + slice * 8);
       }
-      if (first == 0) experts_copies_landed<0>();
-      __syncwarp();
-      experts_cluster_arrive();
-      PROBE(4);
+      PROBE(7);
     }
     if (!(call.stages & EXPERTS_HUNDREDS_OUT)) continue;
 #ifdef D2DMOE_EMULATED
-    if (!(call.stages & EXPERTS_HUNDREDS_HIDDEN) && first == 0) fetch_down();
-    for (int i = threadIdx.x; i < rows * 16; i += THREADS)
-      *reinterpret_cast<uint4 *>(hidden + i / 16 * HIDDEN_PITCH + i % 16 * 16) =
-          reinterpret_cast<const uint4 *>(static_cast<const T *>(call.hidden) + ((long long)unit * call.rows + first) * 128)[i];
-    __syncthreads();
+    for (int i = threadIdx.x; i < rows * 128; i += THREADS) {
+      const int row = i / 128, neuron = i % 128;
+      hopper_at<T>(hidden + row / 64 * 16384 + neuron * 128 + ((row / 8 ^ neuron) & 7) * 16 + row % 8 * 2) = static_cast<const T *>(call.hidden)[((long long)unit * call.rows + first + row) * 128 + neuron];
+    }
 #endif
-    if (counts_blocks && first == 0) experts_wait_count(call.counters + 1, (began | (span - 1)) + 1);
-    __syncwarp();
-    experts_cluster_wait();
-    PROBE(5);
-    {
-      unsigned w[TILES][4][4];
-#pragma unroll
-      for (int j = 0; j < TILES; j++) {
-#pragma unroll
-        for (int s = 0; s < 4; s++) experts_load_transposed(w[j][s], reinterpret_cast<const T *>(down + (32 * s + lane) * DOWN_PITCH) + (warp * TILES + j) * 8);
+    if (first == 0) {
+      hopper_wait(down_there, 0);
+      // Nothing times zero must be zero, so rows of down that the unit lacks are.
+      if (has < 128) {
+        for (int i = threadIdx.x; i < (128 - has) * BOXES * 8; i += THREADS)
+          *reinterpret_cast<uint4 *>(base + (down - up) + i % BOXES * 16384 + has * 128 + i / BOXES * 16) = make_uint4(0, 0, 0, 0);
+        hopper_proxy_fence();
       }
-      float *lines = sums + warp * 32 * LINE;
-      for (int tile = 0; tile < row_tiles; tile += 2) {
-        float sum[2][TILES][4];
+      // The output has been filled.
+      if (counts_blocks) experts_wait_count(call.counters + 1, (began | (span - 1)) + 1);
+    }
+    if (has < 128 || EXPERTS_EMULATED) __syncthreads();
+    PROBE(8);
+    auto multiply = [&](auto &sum) {
+      experts_hundreds_down<T>(sum, down + warpgroup * 16384, hidden, hidden_there, slice, phase);
+      constexpr int SUMS = sizeof sum / 4;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+      for (int j = 0; j < SUMS / 4; j++) {
+        if (j >= octets) break;
 #pragma unroll
-          for (int j = 0; j < TILES; j++) sum[i][j][0] = sum[i][j][1] = sum[i][j][2] = sum[i][j][3] = 0.0f;
+        for (int e = 0; e < 4; e++) lines[(8 * j + 2 * t + e % 2) * LINE + warp % 4 * 16 + e / 2 * 8 + g] = sum[4 * j + e];
+      }
+    };
+    if (octets <= 4) {
+      float sum[16];
+      multiply(sum);
+    } else if (BOXES == 3 && octets <= 10) {
+      float sum[40];
+      multiply(sum);
+    } else {
+      float sum[CHUNK / 2];
+      multiply(sum);
+    }
+    __syncthreads();
+    PROBE(9);
+    // Whole lines: a row's 64 columns are 256 bytes, or 128.
+    constexpr int WIDE = IS16 ? 8 : 4, AT_ONCE = 128 / (64 / WIDE);
+    const int column = column0 + warpgroup * 64 + threadIdx.x % (64 / WIDE) * WIDE;
+    if (column < call.d_out) {
+      for (int at = threadIdx.x % 128 / (64 / WIDE); at < rows; at += AT_ONCE) {
+        const float *from = lines + at * LINE + threadIdx.x % (64 / WIDE) * WIDE;
+        const long long row = list[first + at];
+        const float4 v = *reinterpret_cast<const float4 *>(from);
+        if constexpr (IS16) {
+          const float4 more = *reinterpret_cast<const float4 *>(from + 4);
+          const unsigned w[4] = {hopper_pack<T>(v.x, v.y), hopper_pack<T>(v.z, v.w), hopper_pack<T>(more.x, more.y), hopper_pack<T>(more.z, more.w)};
+          if (APART) *reinterpret_cast<uint4 *>(static_cast<T *>(call.out) + (unit * (long long)call.rows + row) * call.d_out + column) = make_uint4(w[0], w[1], w[2], w[3]);
+          else hopper_add16<T>(static_cast<T *>(call.out) + row * call.d_out + column, w);
+        } else {
+          experts_add(static_cast<float *>(call.out) + row * call.d_out + column, v);
         }
-#pragma unroll
-        for (int s = 0; s < 8; s++) {
-#pragma unroll
-          for (int i = 0; i < 2; i++) {
-            unsigned a[4];
-            experts_load(a, reinterpret_cast<const T *>(hidden + (min(tile + i, row_tiles - 1) * 16 + lane % 16) * HIDDEN_PITCH) + 16 * s + lane / 16 * 8);
-#pragma unroll
-            for (int j = 0; j < TILES; j++) experts_mma<T>(sum[i][j], a[0], a[1], a[2], a[3], w[j][s / 2][s % 2 * 2], w[j][s / 2][s % 2 * 2 + 1]);
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-#pragma unroll
-          for (int j = 0; j < TILES; j++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++)
-              *reinterpret_cast<float2 *>(lines + (16 * i + 8 * half + g) * LINE + 8 * j + 2 * t) = make_float2(sum[i][j][2 * half], sum[i][j][2 * half + 1]);
-          }
-        }
-        __syncwarp();
-        if (!APART && tile == 0 && first == 0) __syncthreads();  // the output is filled
-        // Of a warp's columns, whole rows: four columns a lane.
-#pragma unroll
-        for (int i = 0; i < 2 * TILES; i++) {
-          const int piece = i * 32 + lane, at = tile * 16 + piece / (2 * TILES), column = column0 + warp * TILES * 8 + piece % (2 * TILES) * 4;
-          if (at >= rows || column >= call.d_out) continue;
-          const float4 v = *reinterpret_cast<const float4 *>(lines + piece / (2 * TILES) * LINE + piece % (2 * TILES) * 4);
-          const long long row = list[first + at];
-          if (APART)
-            *reinterpret_cast<uint2 *>(static_cast<T *>(call.parts) + (unit * (long long)call.rows + row) * call.d_out + column) = make_uint2(hopper_pack<T>(v.x, v.y), hopper_pack<T>(v.z, v.w));
-          else
-            experts_add(call.out + row * call.d_out + column, v);
-        }
-        __syncwarp();
       }
     }
-    PROBE(6);
+    PROBE(10);
     if (first + CHUNK < n_rows) {
       __syncwarp();
-      experts_cluster_arrive();
+      hopper_cluster_arrive_relaxed();
       __syncthreads();
     }
   }
+  PROBE(11);
 }
 
 // out = bias + the row's units in order, eight columns a thread.
@@ -349,6 +437,7 @@ template <typename T>
 __device__ __forceinline__ void experts_hundreds_combine(const unsigned char *selection, const T *parts, const float *bias, void *out, int rows, int d_out, const experts_units &units, int out32) {
   const int row = blockIdx.x, column = threadIdx.x * 8, lane = threadIdx.x % 32, count = units.count();
   const bool mine = column < d_out;
+  hopper_launch_next();
   float sums[8];
 #pragma unroll
   for (int e = 0; e < 8; e++) sums[e] = mine && bias ? bias[column + e] : 0.0f;
@@ -387,29 +476,44 @@ __device__ __forceinline__ void experts_hundreds_combine(const unsigned char *se
   }
 }
 
-#define EXPERTS_HUNDREDS(NAME, T, STEPS, TILES, APART)                                                                    \
-  extern "C" __global__ void __cluster_dims__(4, 1, 1) __launch_bounds__(EXPERTS_HUNDREDS_THREADS, 1)                     \
-      NAME(const void *up, const void *down, const void *x, const unsigned char *selection, const float *up_bias,         \
-           const float *down_bias, void *hidden, void *parts, float *out, unsigned *counters, int rows, int pitch,        \
-           int d_out, int experts, int size, int per_unit, int unit_parts, int activation, int stages) {       \
-    experts_hundreds<T, STEPS, TILES, APART>({up, down, x, selection, up_bias, down_bias, hidden, parts, out, counters,   \
-                                              rows, pitch, d_out, {experts, size, per_unit, unit_parts, 128},             \
-                                              activation, stages});                                                       \
+// Eight sums a thread in 16 bits.
+template <typename T> __device__ __forceinline__ void experts_hundreds_round(const float *sums, void *out, int count) {
+  hopper_launch_next();
+  hopper_wait_launch();
+  const int at = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+  if (at >= count) return;
+  const float4 a = *reinterpret_cast<const float4 *>(sums + at), b = *reinterpret_cast<const float4 *>(sums + at + 4);
+  *reinterpret_cast<uint4 *>(static_cast<T *>(out) + at) = make_uint4(hopper_pack<T>(a.x, a.y), hopper_pack<T>(a.z, a.w), hopper_pack<T>(b.x, b.y), hopper_pack<T>(b.z, b.w));
+}
+
+#define EXPERTS_HUNDREDS(NAME, T, BOXES, RESULT)                                                                          \
+  extern "C" __global__ void __cluster_dims__(4, 1, 1) __launch_bounds__(128 * BOXES, 1)                                  \
+      NAME(const __grid_constant__ hopper_map up, const __grid_constant__ hopper_map down, const void *x,                 \
+           const unsigned char *selection, const float *up_bias, const float *down_bias, void *hidden, void *out,         \
+           unsigned *counters, int rows, int pitch, int d_out, int experts, int size, int per_unit, int unit_parts,       \
+           int activation, int stages, int early) {                                                                       \
+    experts_hundreds<T, BOXES, EXPERTS_HUNDREDS_##RESULT>({&up, &down, x, selection, up_bias, down_bias, hidden, out,     \
+                                                           counters, rows, pitch, d_out,                                  \
+                                                           {experts, size, per_unit, unit_parts, 128}, activation,        \
+                                                           stages, early});                                               \
   }
-#define EXPERTS_HUNDREDS_COMBINE(NAME, T)                                                                                 \
+#define EXPERTS_HUNDREDS_TYPE(NAME, T)                                                                                    \
+  EXPERTS_HUNDREDS(experts_hundreds_added_##NAME##_3, T, 3, ADDED)                                                        \
+  EXPERTS_HUNDREDS(experts_hundreds_added_##NAME##_4, T, 4, ADDED)                                                        \
+  EXPERTS_HUNDREDS(experts_hundreds_added16_##NAME##_3, T, 3, ADDED16)                                                    \
+  EXPERTS_HUNDREDS(experts_hundreds_added16_##NAME##_4, T, 4, ADDED16)                                                    \
+  EXPERTS_HUNDREDS(experts_hundreds_apart_##NAME##_3, T, 3, APART)                                                        \
+  EXPERTS_HUNDREDS(experts_hundreds_apart_##NAME##_4, T, 4, APART)                                                        \
   extern "C" __global__ void __launch_bounds__(128)                                                                       \
-      NAME(const unsigned char *selection, const void *parts, const float *bias, void *out, int rows, int d_out,          \
-           int experts, int size, int per_unit, int unit_parts, int out32) {                                              \
+      experts_hundreds_combine_##NAME(const unsigned char *selection, const void *parts, const float *bias, void *out,    \
+                                      int rows, int d_out, int experts, int size, int per_unit, int unit_parts,           \
+                                      int out32) {                                                                        \
     experts_hundreds_combine<T>(selection, static_cast<const T *>(parts), bias, out, rows, d_out,                         \
                                 {experts, size, per_unit, unit_parts, 128}, out32);                                       \
+  }                                                                                                                       \
+  extern "C" __global__ void __launch_bounds__(128)                                                                       \
+      experts_hundreds_round_##NAME(const float *sums, void *out, int count) {                                            \
+    experts_hundreds_round<T>(sums, out, count);                                                                          \
   }
-EXPERTS_HUNDREDS(experts_hundreds_bf16_3, bf16, 6, 3, false)
-EXPERTS_HUNDREDS(experts_hundreds_bf16_4, bf16, 8, 4, false)
-EXPERTS_HUNDREDS(experts_hundreds_f16_3, __half, 6, 3, false)
-EXPERTS_HUNDREDS(experts_hundreds_f16_4, __half, 8, 4, false)
-EXPERTS_HUNDREDS(experts_hundreds_apart_bf16_3, bf16, 6, 3, true)
-EXPERTS_HUNDREDS(experts_hundreds_apart_bf16_4, bf16, 8, 4, true)
-EXPERTS_HUNDREDS(experts_hundreds_apart_f16_3, __half, 6, 3, true)
-EXPERTS_HUNDREDS(experts_hundreds_apart_f16_4, __half, 8, 4, true)
-EXPERTS_HUNDREDS_COMBINE(experts_hundreds_combine_bf16, bf16)
-EXPERTS_HUNDREDS_COMBINE(experts_hundreds_combine_f16, __half)
+EXPERTS_HUNDREDS_TYPE(bf16, bf16)
+EXPERTS_HUNDREDS_TYPE(f16, __half)

@@ -23,6 +23,10 @@ inline void hopper_init(unsigned barrier, int arrivals) {
 inline void hopper_init_done() {}
 inline void hopper_launch_next() {}
 inline void hopper_wait_launch() {}
+// Blocks run one after the other: there are no clusters.
+inline void hopper_cluster_arrive() {}
+inline void hopper_cluster_arrive_relaxed() {}
+inline void hopper_cluster_wait() {}
 inline void hopper_prefetch_line(const void *) {}
 inline void hopper_prefetch(const void *, long long) {}
 inline void hopper_arrive(unsigned barrier) {
@@ -64,6 +68,7 @@ inline void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier
   b.bytes -= bytes;
   b.settle();
 }
+inline void hopper_prefetch_box(const hopper_map *, int, int) {}
 inline void hopper_store_box(const hopper_map *map, unsigned from, int x, int y) {
   hopper_each_of_box(map, from, x, y, [](unsigned short here, unsigned short *there) {
     if (there) *there = here;

@@ -55,6 +55,13 @@ __device__ __forceinline__ void hopper_wait(unsigned barrier, unsigned parity) {
 __device__ __forceinline__ void hopper_launch_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
 __device__ __forceinline__ void hopper_wait_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 
+// A cluster's barrier: what a block wrote to others' shared memory before it arrives is there when they have waited. The
+// relaxed one promises nothing of the kind and costs far less: enough to say that a block has begun, or has read what may
+// now be written again.
+__device__ __forceinline__ void hopper_cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void hopper_cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+__device__ __forceinline__ void hopper_cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
 __device__ __forceinline__ void hopper_prefetch_line(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // What is read after the wait comes into the L2 cache before it, a line a thread of the grid. All writes meet there, so
 // that nothing is missed of what the launch before still writes.
@@ -69,6 +76,10 @@ __device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *m
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(0)
       : "memory");
+}
+// The same into the L2 cache alone.
+__device__ __forceinline__ void hopper_prefetch_box(const hopper_map *map, int x, int y) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y), "r"(0) : "memory");
 }
 // The reverse: a box from shared memory, behind the thread's back; what lies outside the matrix is left out. Stores are
 // waited for in groups, which a thread ends: until their box has been read, or until all is written.
@@ -114,8 +125,12 @@ template <int COUNT> __device__ __forceinline__ void hopper_registers_fewer() {
 
 // Operand lists of 16, 32, 64 and 128 registers.
 #define HOPPER_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define HOPPER_NAMES_20 HOPPER_NAMES_16 ", %16, %17, %18, %19"
+#define HOPPER_NAMES_28 HOPPER_NAMES_20 ", %20, %21, %22, %23, %24, %25, %26, %27"
 #define HOPPER_NAMES_32 \
   HOPPER_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define HOPPER_NAMES_40 HOPPER_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define HOPPER_NAMES_56 HOPPER_NAMES_40 ", %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55"
 #define HOPPER_NAMES_64                                                                                 \
   HOPPER_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
                   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
@@ -127,6 +142,10 @@ template <int COUNT> __device__ __forceinline__ void hopper_registers_fewer() {
 #define HOPPER_SUMS_4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define HOPPER_SUMS_16(d, i) HOPPER_SUMS_4(d, i), HOPPER_SUMS_4(d, i + 4), HOPPER_SUMS_4(d, i + 8), HOPPER_SUMS_4(d, i + 12)
 #define HOPPER_SUMS_32(d, i) HOPPER_SUMS_16(d, i), HOPPER_SUMS_16(d, i + 16)
+#define HOPPER_SUMS_20(d, i) HOPPER_SUMS_16(d, i), HOPPER_SUMS_4(d, i + 16)
+#define HOPPER_SUMS_28(d, i) HOPPER_SUMS_20(d, i), HOPPER_SUMS_4(d, i + 20), HOPPER_SUMS_4(d, i + 24)
+#define HOPPER_SUMS_40(d, i) HOPPER_SUMS_20(d, i), HOPPER_SUMS_20(d, i + 20)
+#define HOPPER_SUMS_56(d, i) HOPPER_SUMS_28(d, i), HOPPER_SUMS_28(d, i + 28)
 #define HOPPER_SUMS_64(d, i) HOPPER_SUMS_32(d, i), HOPPER_SUMS_32(d, i + 32)
 #define HOPPER_SUMS_128(d, i) HOPPER_SUMS_64(d, i), HOPPER_SUMS_64(d, i + 64)
 
@@ -148,15 +167,23 @@ template <int COUNT> __device__ __forceinline__ void hopper_registers_fewer() {
 // operand lies across the sum.
 template <typename T, int ACROSS_A, int ACROSS_B, int SUMS>
 __device__ __forceinline__ void hopper_wgmma(float (&d)[SUMS], unsigned long long a, unsigned long long b, int add) {
-  static_assert(SUMS == 16 || SUMS == 32 || SUMS == 64 || SUMS == 128, "32, 64, 128 or 256 columns");
+  static_assert(SUMS == 16 || SUMS == 20 || SUMS == 28 || SUMS == 32 || SUMS == 40 || SUMS == 56 || SUMS == 64 || SUMS == 128, "32, 40, 56, 64, 80, 112, 128 or 256 columns");
   if constexpr (std::is_same<T, bf16>::value) {
     if constexpr (SUMS == 16) HOPPER_WGMMA_SS(32, 16, "bf16", 16, 17, 18, 19, 20);
     if constexpr (SUMS == 32) HOPPER_WGMMA_SS(64, 32, "bf16", 32, 33, 34, 35, 36);
+    if constexpr (SUMS == 20) HOPPER_WGMMA_SS(40, 20, "bf16", 20, 21, 22, 23, 24);
+    if constexpr (SUMS == 28) HOPPER_WGMMA_SS(56, 28, "bf16", 28, 29, 30, 31, 32);
+    if constexpr (SUMS == 40) HOPPER_WGMMA_SS(80, 40, "bf16", 40, 41, 42, 43, 44);
+    if constexpr (SUMS == 56) HOPPER_WGMMA_SS(112, 56, "bf16", 56, 57, 58, 59, 60);
     if constexpr (SUMS == 64) HOPPER_WGMMA_SS(128, 64, "bf16", 64, 65, 66, 67, 68);
     if constexpr (SUMS == 128) HOPPER_WGMMA_SS(256, 128, "bf16", 128, 129, 130, 131, 132);
   } else {
     if constexpr (SUMS == 16) HOPPER_WGMMA_SS(32, 16, "f16", 16, 17, 18, 19, 20);
     if constexpr (SUMS == 32) HOPPER_WGMMA_SS(64, 32, "f16", 32, 33, 34, 35, 36);
+    if constexpr (SUMS == 20) HOPPER_WGMMA_SS(40, 20, "f16", 20, 21, 22, 23, 24);
+    if constexpr (SUMS == 28) HOPPER_WGMMA_SS(56, 28, "f16", 28, 29, 30, 31, 32);
+    if constexpr (SUMS == 40) HOPPER_WGMMA_SS(80, 40, "f16", 40, 41, 42, 43, 44);
+    if constexpr (SUMS == 56) HOPPER_WGMMA_SS(112, 56, "f16", 56, 57, 58, 59, 60);
     if constexpr (SUMS == 64) HOPPER_WGMMA_SS(128, 64, "f16", 64, 65, 66, 67, 68);
     if constexpr (SUMS == 128) HOPPER_WGMMA_SS(256, 128, "f16", 128, 129, 130, 131, 132);
   }

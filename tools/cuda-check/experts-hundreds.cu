@@ -5,7 +5,7 @@
 //   nvcc -O3 -std=c++17 -gencode arch=compute_90a,code=sm_90a -o /tmp/hundreds tools/cuda-check/experts-hundreds.cu -ldl
 //   /tmp/hundreds            both; /tmp/hundreds check or /tmp/hundreds time for one
 //
-// With -DPROBES it prints where a block's time goes. The exit code is 1 if a check failed. D2DMOE_LIBCUBLASLT names
+// With -DPROBES it prints where the time of a launch and of its blocks goes. The exit code is 1 if a check failed. D2DMOE_LIBCUBLASLT names
 // cuBLASLt's file where the dynamic linker does not find it.
 #include <cuda.h>
 #include <cuda_runtime.h>
@@ -23,8 +23,31 @@
 #include <vector>
 
 #ifdef PROBES
-__device__ long long probes[1024 * 8];
-#define PROBE(i) if (threadIdx.x == 0) probes[blockIdx.x * 8 + i] = clock64()
+// When a block of a layer's launch got where.
+struct Mark {
+  long long clock, ns;
+};
+constexpr int MARKS = 12, MARKED_BLOCKS = 128, LAYERS = 16;
+__device__ Mark marks[LAYERS][MARKED_BLOCKS][MARKS];
+__device__ const void *layer_keys[LAYERS];  // selections
+__device__ __forceinline__ Mark mark_now() {
+  long long ns;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+  return {clock64(), ns};
+}
+#define PROBE(i) \
+  if (threadIdx.x == 0 && blockIdx.x < MARKED_BLOCKS) marks[probed_layer][blockIdx.x][i] = mark_now()
+#define PROBE_BEGIN(key)                                                               \
+  __shared__ int probed_layer;                                                         \
+  if (threadIdx.x == 0) {                                                              \
+    const Mark now = mark_now();                                                       \
+    probed_layer = 0;                                                                  \
+    for (int i = 0; i < LAYERS; i++) probed_layer = layer_keys[i] == key ? i : probed_layer; \
+    if (blockIdx.x < MARKED_BLOCKS) marks[probed_layer][blockIdx.x][0] = now;          \
+  }                                                                                    \
+  __syncthreads()
+#else
+constexpr int LAYERS = 16;
 #endif
 #include "../../kernels/cuda/experts-hundreds-masked.sm90a.cu"
 #include "../../kernels/cuda/experts-hundreds.sm90a.cu"
@@ -68,6 +91,9 @@ __device__ __forceinline__ float uniform(size_t i, unsigned seed) {
 }
 template <typename T> __global__ void fill(T *x, size_t n, unsigned seed, float scale) {
   for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) x[i] = from_float<T>(scale * uniform(i, seed));
+}
+template <typename T> __global__ void widen(const T *from, float *to, size_t n) {
+  for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) to[i] = to_float(from[i]);
 }
 // k of n experts for each row, without replacement.
 __global__ void draw_masks(unsigned char *selection, int rows, int n, int k, unsigned seed) {
@@ -143,18 +169,21 @@ struct Shape {
   int hidden() const { return experts * size; }
   double dense_operations() const { return 2.0 * rows * hidden() * (d + d_out); }
 };
-// Early: launches may begin before those before them are over.
-enum Way { ADDED, ADDED_EARLY, APART, APART_EARLY, MASKED, MASKED_EARLY };
-static const char *const WAYS[] = {"added", "added, early", "apart", "apart, early", "masked", "masked, early"};
-static const Way ALL[] = {ADDED, ADDED_EARLY, APART, APART_EARLY, MASKED, MASKED_EARLY};
+// As packages/backend-cuda/src/experts/many/hundreds.ts has them: added in float32, in 16 bits, in float32 and then rounded;
+// kept apart by unit and added up in order; a masked dense layer.
+enum Way { ADDED, ADDED16, ROUNDED, APART, MASKED };
+static const char *const WAYS[] = {"added", "added in 16", "added, rounded", "apart", "masked"};
+static const Way ALL[] = {ADDED, ADDED16, ROUNDED, APART, MASKED};
+static bool is16(Way way) { return way == ADDED16 || way == ROUNDED; }
 
-template <typename... P, typename... A> static void launch(void (*kernel)(P...), dim3 grid, dim3 block, int shared, bool early, A... arguments) {
+// Launches may begin before those before them are over.
+template <typename... P, typename... A> static void launch(void (*kernel)(P...), dim3 grid, dim3 block, int shared, A... arguments) {
   CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   cudaLaunchConfig_t config = {};
   config.gridDim = grid, config.blockDim = block, config.stream = stream, config.dynamicSmemBytes = shared;
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization, attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute, config.numAttrs = early;
+  config.attrs = &attribute, config.numAttrs = 1;
   CHECK(cudaLaunchKernelEx(&config, kernel, (P)arguments...));
 }
 
@@ -197,27 +226,32 @@ template <typename T> struct Layer {
     draw_masks<<<64, 256>>>(selection, s.rows, s.experts, k, seed);
     CHECK(cudaDeviceSynchronize());
   }
-  void run_masked(bool early) {
+  void run_masked() {
     const int shared = EXPERTS_HUNDREDS_MASKED_SHARED, tiles = (s.rows + 255) / 256, tile_rows = ((s.rows + tiles - 1) / tiles + 7) / 8 * 8, wide = (tile_rows + 63) / 64;
     const hopper_map map_x = tensor_map(x, s.d, s.rows, 64, wide * 64), map_up = tensor_map(up, s.d, s.hidden(), 64, 64);
     const hopper_map map_hidden = tensor_map(hidden16, s.hidden(), s.rows, 64, wide * 64), map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
-    launch(BF16 ? experts_hundreds_masked_up_bf16 : experts_hundreds_masked_up_f16, dim3((s.hidden() + 63) / 64 * 2, tiles), 128 * (wide + 1), shared, early, map_up, map_x, up_bias,
+    launch(BF16 ? experts_hundreds_masked_up_bf16 : experts_hundreds_masked_up_f16, dim3((s.hidden() + 63) / 64 * 2, tiles), 128 * (wide + 1), shared, map_up, map_x, up_bias,
            selection, hidden16, s.rows, tile_rows, s.d, s.hidden(), s.experts, s.size, s.activation, 0);
-    launch(BF16 ? experts_hundreds_masked_down_bf16 : experts_hundreds_masked_down_f16, dim3((s.d_out + 63) / 64 * 8, tiles), 128 * (wide + 1), shared, early, map_down, map_hidden, down_bias,
+    launch(BF16 ? experts_hundreds_masked_down_bf16 : experts_hundreds_masked_down_f16, dim3((s.d_out + 63) / 64 * 8, tiles), 128 * (wide + 1), shared, map_down, map_hidden, down_bias,
            selection, out, s.rows, tile_rows, s.hidden(), s.d_out, s.experts, s.size, s.activation, 1);
   }
   void run(Way way) {
-    const bool early = way % 2;
-    if (way >= MASKED) return run_masked(early);
+    if (way == MASKED) return run_masked();
     const bool wide = s.d > 768 || s.d_out > 768;
-    const auto added = wide ? (BF16 ? experts_hundreds_bf16_4 : experts_hundreds_f16_4) : (BF16 ? experts_hundreds_bf16_3 : experts_hundreds_f16_3);
+    const auto added = wide ? (BF16 ? experts_hundreds_added_bf16_4 : experts_hundreds_added_f16_4) : (BF16 ? experts_hundreds_added_bf16_3 : experts_hundreds_added_f16_3);
+    const auto added16 = wide ? (BF16 ? experts_hundreds_added16_bf16_4 : experts_hundreds_added16_f16_4) : (BF16 ? experts_hundreds_added16_bf16_3 : experts_hundreds_added16_f16_3);
     const auto apart = wide ? (BF16 ? experts_hundreds_apart_bf16_4 : experts_hundreds_apart_f16_4) : (BF16 ? experts_hundreds_apart_bf16_3 : experts_hundreds_apart_f16_3);
-    const int shared = wide ? experts_hundreds_shared<4>() : experts_hundreds_shared<3>();
-    launch(way < APART ? added : apart, units * 4, EXPERTS_HUNDREDS_THREADS, shared, early, up, down, x, selection, up_bias, down_bias, nullptr, parts, out, counters,
-           s.rows, s.d, s.d_out, s.experts, s.size, per_unit, unit_parts, s.activation, EXPERTS_HUNDREDS_HIDDEN | EXPERTS_HUNDREDS_OUT | (early ? EXPERTS_HUNDREDS_EARLY : 0));
-    if (way >= APART)
-      launch(BF16 ? experts_hundreds_combine_bf16 : experts_hundreds_combine_f16, s.rows, 128, 0, early, selection, parts, down_bias, out, s.rows, s.d_out, s.experts, s.size, per_unit,
-             unit_parts, 1);
+    const int shared = wide ? experts_hundreds_shared<4>() : experts_hundreds_shared<3>(), blocks = units * 4;
+    const hopper_map map_up = tensor_map(up, s.d, s.hidden(), 64, 64), map_down = tensor_map(down, s.d_out, s.hidden(), 64, 128);
+    void *to = way == APART ? (void *)parts : way == ADDED16 ? (void *)out16 : (void *)out;
+    launch(way == APART ? apart : way == ADDED16 ? added16 : added, blocks, wide ? 512 : 384, shared, map_up, map_down, x, selection, up_bias, down_bias, nullptr, to, counters, s.rows, s.d,
+           s.d_out, s.experts, s.size, per_unit, unit_parts, s.activation, EXPERTS_HUNDREDS_HIDDEN | EXPERTS_HUNDREDS_OUT, std::max(0, (multiprocessors - blocks) / 4));
+    if (way == APART)
+      launch(BF16 ? experts_hundreds_combine_bf16 : experts_hundreds_combine_f16, s.rows, 128, 0, selection, parts, down_bias, out, s.rows, s.d_out, s.experts, s.size, per_unit, unit_parts, 1);
+    if (way == ROUNDED) launch(BF16 ? experts_hundreds_round_bf16 : experts_hundreds_round_f16, (s.rows * s.d_out / 8 + 127) / 128, 128, 0, out, out16, s.rows * s.d_out);
+  }
+  void settle16(Way way) {
+    if (is16(way)) widen<<<64, 256>>>(out16, out, (size_t)s.rows * s.d_out);
   }
   // Relative error; NaN anywhere makes it NaN.
   double error() {
@@ -233,7 +267,7 @@ template <typename T> struct Layer {
     for (size_t i = 0; i < got.size(); i++) d += (got[i] - expected[i]) * (got[i] - expected[i]), r += expected[i] * expected[i];
     return std::sqrt(d / r);
   }
-  void poison() { CHECK(cudaMemset(out, 0xff, (size_t)s.rows * s.d_out * 4 + 4096)); CHECK(cudaMemset(parts, 0xff, (size_t)units * s.rows * s.d_out * sizeof(T))); CHECK(cudaMemset(hidden16, 0xff, (size_t)s.rows * s.hidden() * sizeof(T))); }
+  void poison() { CHECK(cudaMemset(out, 0xff, (size_t)s.rows * s.d_out * 4 + 4096)); CHECK(cudaMemset(parts, 0xff, (size_t)units * s.rows * s.d_out * sizeof(T))); CHECK(cudaMemset(out16, 0xff, (size_t)s.rows * s.d_out * 2)); CHECK(cudaMemset(hidden16, 0xff, (size_t)s.rows * s.hidden() * sizeof(T))); }
   void judge(Way way) {
     const size_t count = (size_t)s.rows * s.d_out;
     std::vector<float> before(count), after(count);
@@ -244,6 +278,7 @@ template <typename T> struct Layer {
       run(way);
       const cudaError_t state = settle(WAYS[way]);
       if (state != cudaSuccess) printf("FAILED %s: %s\n", WAYS[way], cudaGetErrorString(state)), fflush(stdout), _exit(1);
+      settle16(way);
       CHECK(cudaMemcpy(after.data(), out, count * 4, cudaMemcpyDeviceToHost));
       if (turn > 0) repeats = repeats && memcmp(before.data(), after.data(), count * 4) == 0;
       before = after;
@@ -327,23 +362,37 @@ struct Bar {
 };
 
 #ifdef PROBES
-static void print_probes(int blocks) {
-  std::vector<long long> at(1024 * 8);
-  CHECK(cudaMemcpyFromSymbol(at.data(), probes, at.size() * 8));
-  printf("    clocks since a block's beginning (median, most):");
-  for (int i = 1; i < 7; i++) {
-    std::vector<long long> since;
-    for (int b = 0; b < std::min(1024, blocks); b++) since.push_back(at[b * 8 + i] - at[b * 8]);
-    std::sort(since.begin(), since.end());
-    printf("  %d: %lld %lld", i, since[since.size() / 2], since.back());
+static void print_marks(int blocks) {
+  static Mark at[LAYERS][MARKED_BLOCKS][MARKS];
+  blocks = std::min(blocks, MARKED_BLOCKS);
+  CHECK(cudaMemcpyFromSymbol(at, marks, sizeof at));
+  auto print = [](const char *what, int i, std::vector<long long> v) {
+    std::sort(v.begin(), v.end());
+    if (!v.empty()) printf("  %s%d %lld/%lld/%lld", what, i, v[0], v[v.size() / 2], v.back());
+  };
+  for (int layer : {7, 8}) {
+    long long before = 0;
+    for (int b = 0; b < blocks; b++) before = std::max(before, at[layer - 1][b][MARKS - 1].ns);
+    printf("    a launch, ns from the end of the one before (least/median/most):");
+    for (int i : {0, 1, MARKS - 1}) {
+      std::vector<long long> v;
+      for (int b = 0; b < blocks; b++) v.push_back(at[layer][b][i].ns - before);
+      print("mark ", i, v);
+    }
+    printf("\n      clocks from its wait (mark 1):");
+    for (int i = 2; i < MARKS; i++) {
+      std::vector<long long> v;
+      for (int b = 0; b < blocks; b++)
+        if (at[layer][b][i].clock >= at[layer][b][1].clock) v.push_back(at[layer][b][i].clock - at[layer][b][1].clock);
+      print("", i, v);
+    }
+    printf("\n");
   }
-  printf("\n");
 }
 #endif
 
 template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, const std::vector<Bar> &bars) {
   constexpr bool BF16 = std::is_same<T, bf16>::value;
-  constexpr int LAYERS = 16;
   std::vector<Layer<T> *> layers;
   // Rows of x were just written in a network: one set of them, which stays in the cache.
   for (int i = 0; i < LAYERS; i++) layers.push_back(new Layer<T>(s)), layers[i]->x = layers[0]->x;
@@ -377,17 +426,23 @@ template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, 
     for (int i = 0; i < LAYERS; i++) layers[i]->draw(bar.k, 2000 + i);
     double best = 1e30;
     std::string winner;
+#ifdef PROBES
+    const void *keys[LAYERS];
+    for (int i = 0; i < LAYERS; i++) keys[i] = layers[i]->selection;
+    CHECK(cudaMemcpyToSymbol(layer_keys, keys, sizeof keys));
+#endif
     for (Way way : ALL) {
       Layer<T> &last = *layers[LAYERS - 1];
       last.poison();
       CHECK(cudaDeviceSynchronize());
       const double us = graph_us(LAYERS, [&](int l) { layers[l]->run(way); });
+      last.settle16(way);
       const double e = last.error(), most = BF16 ? 5e-3 : 1e-3;
       checks++;
       if (!(e <= most)) failures++;
       printf("  %3.0f %%  %-14s %7.2f us  %5.3f x dense; error %.1e%s\n", 100.0 * bar.k / s.experts, WAYS[way], us, dense > 0 ? us / dense : 0, e, e <= most ? "" : " FAILED");
 #ifdef PROBES
-      print_probes(layers[0]->units * 4);
+      if (way < APART) print_marks(layers[0]->units * 4);
 #endif
       fflush(stdout);
       if (us < best) best = us, winner = WAYS[way];

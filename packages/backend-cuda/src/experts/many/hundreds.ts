@@ -3,20 +3,30 @@ import { withScratch } from '../../kernels/run.js';
 import { type Kernel, kernel } from '../../launch.js';
 import { ACTIVATIONS, type ExpertsCall, plannedDensity } from '../call.js';
 import { matrixMap } from './matrices.js';
-import { unitsOf } from './units.js';
+import { type Units, unitsOf } from './units.js';
 
 const MODULE = 'experts-hundreds.sm90a';
 const hundredsKernel = (name: string): Kernel =>
-  kernel(MODULE, `experts_hundreds_${name}`, `${'p '.repeat(10)}${'i '.repeat(9)}`);
-const combineKernel = (type: string): Kernel =>
-  kernel(MODULE, `experts_hundreds_combine_${type}`, `${'p '.repeat(4)}${'i '.repeat(7)}`);
+  kernel(MODULE, `experts_hundreds_${name}`, `i*32 i*32 ${'p '.repeat(7)}${'i '.repeat(10)}`);
 
 /** By the widest x and output that they take. */
-const kernelsOf = (type: string) => ({
-  added: { 768: hundredsKernel(`${type}_3`), 1024: hundredsKernel(`${type}_4`) },
-  apart: { 768: hundredsKernel(`apart_${type}_3`), 1024: hundredsKernel(`apart_${type}_4`) },
-  combine: combineKernel(type),
-});
+const kernelsOf = (type: string) => {
+  const byWidth = (way: string) => ({
+    768: hundredsKernel(`${way}_${type}_3`),
+    1024: hundredsKernel(`${way}_${type}_4`),
+  });
+  return {
+    added: byWidth('added'),
+    added16: byWidth('added16'),
+    apart: byWidth('apart'),
+    combine: kernel(
+      MODULE,
+      `experts_hundreds_combine_${type}`,
+      `${'p '.repeat(4)}${'i '.repeat(7)}`,
+    ),
+    round: kernel(MODULE, `experts_hundreds_round_${type}`, 'p p i'),
+  };
+};
 const kernels = { bfloat16: kernelsOf('bf16'), float16: kernelsOf('f16') };
 
 const maskedKernel = (name: string): Kernel =>
@@ -30,7 +40,6 @@ const maskedKernels = {
   float16: { up: maskedKernel('up_f16'), down: maskedKernel('down_f16') },
 };
 
-const THREADS = 256;
 /** Most rows: their list lies in shared memory. */
 const MOST_ROWS = 1024;
 /** Widest rows of x and of the output: a block keeps all of its weights. */
@@ -39,8 +48,12 @@ const MOST_WIDTH = 1024;
 const SLICES = 4;
 /** Neurons of a unit. */
 const WIDTH = 128;
-/** Rows between two exchanges; as experts-hundreds.sm90a.cu has them. */
-const CHUNK = 96;
+/** Columns of a box; a block has so many times 64 columns of the output, and twice as many of x. */
+const BOX = 64;
+/** Rows between two exchanges, by the widest rows; as experts-hundreds.sm90a.cu has them. */
+const CHUNK = { 768: 112, 1024: 64 };
+/** Most units of a row that are added up in bf16, each sum being rounded. */
+const MOST_BF16_ADDED = 9;
 /** Most rows of a tile of the masked layer, parts of its products' sums, shared memory; as its file has them. */
 const TILE_ROWS = 256;
 const UP_PARTS = 2;
@@ -48,7 +61,6 @@ const DOWN_PARTS = 8;
 const MASKED_SHARED = 1024 + 4 * 5 * 8192 + 65_536 + 1024 + 128;
 const HIDDEN = 1;
 const OUT = 2;
-const EARLY = 4;
 
 /**
  * How a call is done: results of units added to the output in whatever order they come; kept apart and added up in their
@@ -64,7 +76,6 @@ export interface HundredsRun {
   readonly out: number;
   /** Whether results are float32, or of the storage's 16 bits. */
   readonly isOut32: boolean;
-  /** Results that are added come in float32. */
   readonly way: HundredsWay;
 }
 
@@ -85,11 +96,13 @@ export function hundredsWay(
   call: Pick<ExpertsCall, 'rows' | 'experts' | 'expertSize' | 'density'>,
   isRepeatable: boolean,
 ): HundredsWay {
-  const { perUnit } = unitsOf(call.experts, call.expertSize, WIDTH);
-  const density = plannedDensity(call);
-  if (call.rows * (1 - (1 - density) ** perUnit) > MOST_UNIT_ROWS) return 'masked';
+  const units = unitsOf(call.experts, call.expertSize, WIDTH);
+  if (call.rows * shareOf(units, plannedDensity(call)) > MOST_UNIT_ROWS) return 'masked';
   return isRepeatable ? 'apart' : 'added';
 }
+
+/** The share of rows expected to run a unit. */
+const shareOf = ({ perUnit }: Units, density: number) => 1 - (1 - density) ** perUnit;
 
 /**
  * The expert op for some hundred rows.
@@ -98,46 +111,58 @@ export function hundredsWay(
  */
 export function runHundreds(backend: CudaBackend, call: HundredsCall, run: HundredsRun): void {
   if (run.way === 'masked') runMaskedHundreds(backend, call, run);
-  else runUnits(backend, call, run, run.way === 'apart');
+  else runUnits(backend, call, run);
 }
 
-/** One launch over units, and one that adds up what they kept apart. */
+/** One launch over units, and one that adds up what they kept apart or rounds what they added up. */
 function runUnits(
   backend: CudaBackend,
   call: HundredsCall,
-  { x16, pitch, out, isOut32 }: HundredsRun,
-  isApart: boolean,
+  { x16, pitch, out, isOut32, way }: HundredsRun,
 ): void {
-  const { rows, dOut, experts, expertSize, storage } = call;
-  const { isEmulated } = backend.device;
+  const { rows, dOut, hidden, experts, expertSize, storage } = call;
+  const { isEmulated, multiprocessors } = backend.device;
   const units = unitsOf(experts, expertSize, WIDTH);
+  const density = plannedDensity(call);
+  const isApart = way === 'apart';
+  const isExact = storage === 'float16' || units.count * shareOf(units, density) <= MOST_BF16_ADDED;
+  const isAdded16 = !isApart && !isOut32 && isExact;
+  const isRounded = !isApart && !isOut32 && !isExact;
   const width = Math.max(pitch, dOut) <= 768 ? 768 : 1024;
-  const { [isApart ? 'apart' : 'added']: main, combine } = kernels[storage];
-  const quarterBytes = (width / SLICES) * 2;
+  const boxes = width / SLICES / BOX;
+  const { added, added16, apart, combine, round } = kernels[storage];
+  const main = (isApart ? apart : isAdded16 ? added16 : added)[width];
+  const chunk = CHUNK[width];
   const shared =
-    WIDTH * (quarterBytes + 16) + CHUNK * (WIDTH * 6 + 16 + quarterBytes + 64) + MOST_ROWS * 6 + 64;
+    1024 +
+    boxes * (2 * WIDTH * BOX * 2 + chunk * BOX * 4) +
+    2 * 32 * (chunk + 8) * 4 +
+    MOST_ROWS * 6 +
+    256;
+  const blocks = units.count * SLICES;
+  // Those that find a multiprocessor while the launch before still has the others.
+  const early = Math.max(0, Math.floor((multiprocessors - blocks) / SLICES));
   const unit = [experts, expertSize, units.perUnit, units.parts];
   const selection = backend.pointer(call.selection);
-  const partsBytes = isApart ? units.count * rows * dOut * 2 : 0;
+  const resultBytes = isApart ? units.count * rows * dOut * 2 : isRounded ? rows * dOut * 4 : 0;
   // Where blocks run one after the other, activations go through memory, from one launch to the next.
   const hiddenBytes = isEmulated ? units.count * rows * WIDTH * 2 : 0;
-  const run = (parts: number) => {
-    const whole = HIDDEN | OUT | (isApart ? 0 : EARLY);
-    for (const stages of isEmulated ? [HIDDEN, OUT] : [whole]) {
+  const isProgrammatic = true;
+  const run = (results: number) => {
+    for (const stages of isEmulated ? [HIDDEN, OUT] : [HIDDEN | OUT]) {
       backend.launch(
-        main[width],
-        units.count * SLICES,
-        THREADS,
+        main,
+        blocks,
+        boxes * 128,
         [
-          call.up,
-          call.down,
+          matrixMap(backend, call.up, pitch, hidden, WIDTH / 2),
+          matrixMap(backend, call.down, dOut, hidden, WIDTH),
           x16,
           selection,
           call.upBias,
           call.downBias,
-          isEmulated ? parts + partsBytes : 0,
-          isApart ? parts : 0,
-          isApart ? 0 : out,
+          isEmulated ? results + resultBytes : 0,
+          resultBytes === 0 ? out : results,
           // The first 8 bytes are the few-rows path's.
           call.state + 8,
           rows,
@@ -146,17 +171,23 @@ function runUnits(
           ...unit,
           ACTIVATIONS.indexOf(call.activation),
           stages,
+          early,
         ],
         shared,
-        { isProgrammatic: !isApart },
+        { isProgrammatic },
       );
     }
-    if (!isApart) return;
-    const args = [selection, parts, call.downBias, out, rows, dOut, ...unit, isOut32 ? 1 : 0];
-    backend.launch(combine, rows, MOST_WIDTH / 8, args);
+    if (isApart) {
+      const args = [selection, results, call.downBias, out, rows, dOut, ...unit, isOut32 ? 1 : 0];
+      backend.launch(combine, rows, MOST_WIDTH / 8, args, 0, { isProgrammatic });
+    } else if (isRounded) {
+      const count = rows * dOut;
+      const args = [results, out, count];
+      backend.launch(round, Math.ceil(count / 8 / 128), 128, args, 0, { isProgrammatic });
+    }
   };
-  if (partsBytes + hiddenBytes === 0) run(0);
-  else withScratch(backend, partsBytes + hiddenBytes, run);
+  if (resultBytes + hiddenBytes === 0) run(0);
+  else withScratch(backend, resultBytes + hiddenBytes, run);
 }
 
 /** A dense layer, zeros where a row does not run a neuron: a launch for each product. */

@@ -40,8 +40,8 @@ export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
  *
  * @param call One that {@link manyFits}.
  * @param given How to do it, in place of what {@link planMany} would choose.
- * @returns [N, dOut]; with bf16 weights in bf16 (a few hundred rows only where the backend's precision is and results
- *   are not added), with fp16 ones in float32.
+ * @returns [N, dOut]; with bf16 weights in bf16 (a few hundred rows only where the backend's precision is), with fp16 ones in
+ *   float32.
  */
 export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPlan): TensorInfo {
   const { rows, dIn, dOut, storage } = call;
@@ -68,7 +68,7 @@ export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPl
   };
   if (plan.kind === 'hundreds') {
     const way = hundredsWay(call, deterministic);
-    const isOut32 = way === 'added' || backend.precision !== 'bf16' || storage === 'float16';
+    const isOut32 = backend.precision !== 'bf16' || storage === 'float16';
     const out = isOut32 ? backend.output([rows, dOut], 'float32') : backend.output16([rows, dOut]);
     withX16((x16) =>
       runHundreds(backend, { ...call, storage }, { x16, pitch, out: out.pointer, isOut32, way }),
