@@ -31,9 +31,9 @@ const MOST_ROWS = 65472;
 export const LEAST_WORKGROUP_BYTES = 16_384;
 
 // The fastest of those timed on an H200, kernels/webgpu/README.md.
-const wide = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8 };
-const large = { rows: 64, columns: 64, depth: 16, threadRows: 8, threadColumns: 8 };
-const small = { rows: 32, columns: 64, depth: 16, threadRows: 4, threadColumns: 4 };
+const wide = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8, split: 1 };
+const large = { rows: 64, columns: 64, depth: 16, threadRows: 8, threadColumns: 8, split: 1 };
+const small = { rows: 32, columns: 64, depth: 16, threadRows: 4, threadColumns: 4, split: 1 };
 
 /**
  * Tiles for this many rows.

@@ -38,7 +38,7 @@ const odd: ExpertShape = {
   gated: true,
   storage: 'float16',
 };
-const tile: Tile = { rows: 16, columns: 16, depth: 8, threadRows: 4, threadColumns: 4 };
+const tile: Tile = { rows: 16, columns: 16, depth: 8, threadRows: 4, threadColumns: 4, split: 1 };
 
 const sizes: TileSizes = {
   experts: 24,
