@@ -7,7 +7,7 @@ import {
   weightType,
   type WeightStorage,
 } from './binding.js';
-import { listedTiles, type TileSource } from './expert-tile.js';
+import { listedTiles, type RowTiles } from './expert-tile.js';
 import {
   eachSum,
   productBody,
@@ -51,7 +51,7 @@ export function inputRows(dIn: number): {
 export function expertHiddenSource(
   shape: ExpertShape,
   tile: Tile,
-  tiles: TileSource = listedTiles,
+  tiles: RowTiles = listedTiles,
 ): string {
   const { dIn, expertSize, experts, activation, gated, storage } = shape;
   const weights = weightType(storage);
@@ -103,15 +103,14 @@ fn read${name}(expert: u32, column: u32) -> vec4<f32> {
       }
     }`,
   );
-  const read = tiles.buffers('x');
   return `// Expert FFN, hidden activations: ${gated ? 'gated, ' : ''}${activation}, ${storage}
 ${storageBuffers([
   ['x', input.type, 'read'],
   ...matrices.map((name) => [name, weights, 'read'] as const),
   ['biases', 'f32', 'read'],
-  ...read,
+  ...tiles.buffers,
   ['hidden', 'vec4<f32>', 'read_write'],
-])}${paramsBinding(matrices.length + read.length + 3)}
+])}${paramsBinding(matrices.length + tiles.buffers.length + 3)}
 ${productDeclarations(product)}
 ${activationSource(activation)}${biasReader('UpBias', 0)}${gated ? biasReader('GateBias', experts * expertSize) : ''}
 ${tiles.kernel(tile, experts, productBody(product) + writeSums)}`;

@@ -1,6 +1,6 @@
 import { paramsBinding, pitchOf, readWeights, storageBuffers, weightType } from './binding.js';
 import type { ExpertShape } from './expert-hidden.js';
-import { listedTiles, type TileSource } from './expert-tile.js';
+import { listedPairs, type PairTiles } from './expert-tile.js';
 import {
   eachSum,
   productBody,
@@ -11,12 +11,12 @@ import {
 
 /**
  * What each pair adds to its row: hidden·down of its expert, tile by tile of rows and `tile.columns` of the output's
- * columns. `outputs` has the pairs where `hidden` has them.
+ * columns.
  */
 export function expertOutputSource(
   shape: ExpertShape,
   tile: Tile,
-  tiles: TileSource = listedTiles,
+  tiles: PairTiles = listedPairs,
 ): string {
   const { dOut, experts, expertSize, storage } = shape;
   const inner = pitchOf(expertSize);
@@ -41,21 +41,20 @@ export function expertOutputSource(
     tile,
     (i, columns) => `
   if (row_${i} < tile.z) {
-    let at = ${tiles.pair(`row_${i}`)} * ${pitch}u;${columns}
+    let at = ${tiles.result(`row_${i}`)} * ${pitch}u;${columns}
   }`,
     (i, j) => `
     if (firstColumn + column_${j} < ${pitch * 4}u) {
       outputs[at + (firstColumn + column_${j}) / 4u] = sum0_${i}_${j};
     }`,
   );
-  const read = tiles.buffers('pairs');
   return `// Expert FFN, output: ${storage}
 ${storageBuffers([
   ['hidden', 'vec4<f32>', 'read'],
   ['down', weightType(storage), 'read'],
-  ...read,
+  ...tiles.buffers,
   ['outputs', 'vec4<f32>', 'read_write'],
-])}${paramsBinding(read.length + 3)}
+])}${paramsBinding(tiles.buffers.length + 3)}
 ${productDeclarations(product)}
 ${tiles.kernel(tile, experts, productBody(product) + writeSums)}`;
 }

@@ -3,7 +3,7 @@ export { PARAMS_STRIDE, pitchOf, type WeightStorage } from './binding.js';
 export { type DenseShape, denseProductSource } from './dense-product.js';
 export { type ExpertShape, expertHiddenSource } from './expert-hidden.js';
 export { expertOutputSource } from './expert-output.js';
-export { foundTiles, foundTilesBytes, listedTiles, MOST_FOUND_ROWS } from './expert-tile.js';
+export { foundPairs, foundTiles, foundTilesBytes, MOST_FOUND_ROWS } from './expert-tile.js';
 export { FEW_NEURONS, fewHiddenSource } from './few-hidden.js';
 export { FEW_COLUMNS, fewOutputSource } from './few-output.js';
 export {

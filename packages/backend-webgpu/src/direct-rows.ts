@@ -2,6 +2,7 @@ import {
   type ExpertShape,
   expertHiddenSource,
   expertOutputSource,
+  foundPairs,
   foundTiles,
   pitchOf,
   SUM_COLUMNS,
@@ -20,7 +21,7 @@ const sourcesOf = remember(
     `${tilingKey(tiling)} ${Object.values(shape).join()}`,
   ({ shape, tiling: { hidden, output } }) => ({
     hidden: expertHiddenSource(shape, hidden, foundTiles),
-    output: expertOutputSource(shape, output, foundTiles),
+    output: expertOutputSource(shape, output, foundPairs),
     sum: sumRowsSource(shape.dOut, shape.experts),
   }),
 );
@@ -37,6 +38,7 @@ export function encodeDirect(
   const { dOut, experts, expertSize } = shape;
   const sources = sourcesOf({ shape, tiling });
   const biases = bufferOf(backend, call.biases);
+  const list = encoder.scratch((rows + 1) * experts * 4);
   const hidden = encoder.scratch(rows * experts * pitchOf(expertSize) * 4);
   const outputs = encoder.scratch(rows * experts * pitchOf(dOut) * 4);
   const uniform = partParams(encoder, call, rows);
@@ -49,7 +51,7 @@ export function encodeDirect(
     );
     encoder.dispatch(
       sources.hidden,
-      [x, ...matrices, biases, selection, hidden, paramsAt(uniform, index)],
+      [x, ...matrices, biases, selection, list, hidden, paramsAt(uniform, index)],
       [part.experts * hiddenSlots, hiddenColumns],
     );
   }
@@ -58,7 +60,7 @@ export function encodeDirect(
   for (const [index, part] of parts.entries()) {
     encoder.dispatch(
       sources.output,
-      [hidden, bufferOf(backend, part.down), selection, outputs, paramsAt(uniform, index)],
+      [hidden, bufferOf(backend, part.down), list, outputs, paramsAt(uniform, index)],
       [part.experts * outputSlots, outputColumns],
     );
   }

@@ -44,10 +44,9 @@ export const LEAST_WORKGROUP_BYTES = 16_384;
 // The fastest of those timed on an H200, kernels/webgpu/README.md.
 const wide = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8, split: 1 };
 const large = { rows: 64, columns: 64, depth: 16, threadRows: 8, threadColumns: 8, split: 1 };
-const small = { rows: 32, columns: 64, depth: 16, threadRows: 4, threadColumns: 4, split: 1 };
-// Of the hidden product of few hundred rows, whose workgroups are hardly more than a card's multiprocessors: what they
-// wait for is memory, and twice the threads wait for twice as much of it.
-const smallHidden = { ...small, depth: 32, split: 2 };
+const small = { rows: 32, columns: 128, depth: 16, threadRows: 4, threadColumns: 8, split: 1 };
+// Of the hidden product of few hundred rows, whose sums would keep too few threads busy if each had all terms of its own.
+const smallHidden = { rows: 32, columns: 32, depth: 16, threadRows: 8, threadColumns: 4, split: 4 };
 
 /**
  * Tiles for this many rows.
@@ -123,12 +122,12 @@ export function isDirect(shape: ExpertShape, rows: number, bindingBytes: number)
   return pairs <= MOST_DIRECT && rows <= MOST_FOUND_ROWS && pairs <= mostPairs(shape, bindingBytes);
 }
 
-/** The workgroups of one expert for each column of tiles, where they find its rows themselves. */
+/**
+ * The workgroups of one expert for each column of tiles, where they find its rows themselves: as many as it is expected to
+ * have tiles, since those without any cost more than a second tile for a few.
+ */
 export function slotsOf(rows: number, density: number, tileRows: number): number {
-  return Math.max(
-    1,
-    Math.min(Math.ceil(rows / tileRows), Math.ceil((rows * density * SLACK) / tileRows)),
-  );
+  return Math.max(1, Math.min(Math.ceil(rows / tileRows), Math.ceil((rows * density) / tileRows)));
 }
 
 /** The pairs that buffers have room for. */
