@@ -7,7 +7,7 @@ import {
   weightType,
   type WeightStorage,
 } from './binding.js';
-import { expertTile } from './expert-tile.js';
+import { listedTiles, type RowTiles } from './expert-tile.js';
 import {
   eachSum,
   productBody,
@@ -44,11 +44,15 @@ export function inputRows(dIn: number): {
 }
 
 /**
- * The hidden activations of one window's pairs, tile by tile of rows of one expert and `tile.columns` of its
- * neurons: act(up·x + upBias), or act(gate·x + gateBias) ⊙ (up·x + upBias). The rows are gathered as they are read; what
- * comes out lies tile after tile, rows of pitchOf(expertSize), zeros behind each.
+ * The hidden activations of the pairs, tile by tile of rows of one expert and `tile.columns` of its neurons:
+ * act(up·x + upBias), or act(gate·x + gateBias) ⊙ (up·x + upBias). The rows are gathered as they are read; what comes out
+ * lies where `tiles` has the pairs, rows of pitchOf(expertSize), zeros behind each.
  */
-export function expertHiddenSource(shape: ExpertShape, tile: Tile): string {
+export function expertHiddenSource(
+  shape: ExpertShape,
+  tile: Tile,
+  tiles: RowTiles = listedTiles,
+): string {
   const { dIn, expertSize, experts, activation, gated, storage } = shape;
   const weights = weightType(storage);
   const input = inputRows(dIn);
@@ -60,7 +64,7 @@ export function expertHiddenSource(shape: ExpertShape, tile: Tile): string {
     right: matrices,
     rightInner: true,
     prepareLeft: (row, suffix) => `
-  let left${suffix} = list[tile.y + min(${row}, tile.z - 1u)] * ${dIn}u;`,
+  let left${suffix} = ${tiles.row(`min(${row}, tile.z - 1u)`)} * ${dIn}u;`,
     left: (suffix, k) => input.read(`left${suffix}`, k),
     prepareRight: (_, column, suffix) => `
   let right${suffix} = (expert * ${expertSize}u + min(firstColumn + ${column}, ${expertSize - 1}u)) * ${inner / 4}u;`,
@@ -87,7 +91,7 @@ fn read${name}(expert: u32, column: u32) -> vec4<f32> {
     tile,
     (i, columns) => `
   if (row_${i} < tile.z) {
-    let at = (tile.w + row_${i}) * ${pitchOf(expertSize) / 4}u;${columns}
+    let at = ${tiles.pair(`row_${i}`)} * ${pitchOf(expertSize) / 4}u;${columns}
   }`,
     (i, j) => `
     if (firstColumn + column_${j} < ${expertSize}u) {
@@ -104,11 +108,10 @@ ${storageBuffers([
   ['x', input.type, 'read'],
   ...matrices.map((name) => [name, weights, 'read'] as const),
   ['biases', 'f32', 'read'],
-  ['list', 'u32', 'read'],
-  ['tiles', 'vec4<u32>', 'read'],
+  ...tiles.buffers,
   ['hidden', 'vec4<f32>', 'read_write'],
-])}${paramsBinding(matrices.length + 5)}
+])}${paramsBinding(matrices.length + tiles.buffers.length + 3)}
 ${productDeclarations(product)}
 ${activationSource(activation)}${biasReader('UpBias', 0)}${gated ? biasReader('GateBias', experts * expertSize) : ''}
-${expertTile(tile, productBody(product) + writeSums)}`;
+${tiles.kernel(tile, experts, productBody(product) + writeSums)}`;
 }

@@ -1,6 +1,6 @@
 import { paramsBinding, pitchOf, readWeights, storageBuffers, weightType } from './binding.js';
 import type { ExpertShape } from './expert-hidden.js';
-import { expertTile } from './expert-tile.js';
+import { listedPairs, type PairTiles } from './expert-tile.js';
 import {
   eachSum,
   productBody,
@@ -10,11 +10,15 @@ import {
 } from './tiled-product.js';
 
 /**
- * What each pair of one window adds to its row: hidden·down of its expert, tile by tile of rows and `tile.columns` of the
- * output's columns. `outputs` has the pairs in their order.
+ * What each pair adds to its row: hidden·down of its expert, tile by tile of rows and `tile.columns` of the output's
+ * columns.
  */
-export function expertOutputSource(shape: ExpertShape, tile: Tile): string {
-  const { dOut, expertSize, storage } = shape;
+export function expertOutputSource(
+  shape: ExpertShape,
+  tile: Tile,
+  tiles: PairTiles = listedPairs,
+): string {
+  const { dOut, experts, expertSize, storage } = shape;
   const inner = pitchOf(expertSize);
   const pitch = pitchOf(dOut) / 4;
   const product: TiledProduct = {
@@ -23,7 +27,7 @@ export function expertOutputSource(shape: ExpertShape, tile: Tile): string {
     right: ['down'],
     rightInner: false,
     prepareLeft: (row, suffix) => `
-  let left${suffix} = (tile.w + min(${row}, tile.z - 1u)) * ${inner / 4}u;`,
+  let left${suffix} = ${tiles.pair(`min(${row}, tile.z - 1u)`)} * ${inner / 4}u;`,
     left: (suffix, k) => `hidden[left${suffix} + ${k} / 4u]`,
     prepareRight: (_, column, suffix) => `
   let right${suffix} = expert * ${expertSize * pitch}u + min((firstColumn + ${column}) / 4u, ${pitch - 1}u);`,
@@ -37,7 +41,7 @@ export function expertOutputSource(shape: ExpertShape, tile: Tile): string {
     tile,
     (i, columns) => `
   if (row_${i} < tile.z) {
-    let at = (tile.w + row_${i}) * ${pitch}u;${columns}
+    let at = ${tiles.result(`row_${i}`)} * ${pitch}u;${columns}
   }`,
     (i, j) => `
     if (firstColumn + column_${j} < ${pitch * 4}u) {
@@ -48,9 +52,9 @@ export function expertOutputSource(shape: ExpertShape, tile: Tile): string {
 ${storageBuffers([
   ['hidden', 'vec4<f32>', 'read'],
   ['down', weightType(storage), 'read'],
-  ['tiles', 'vec4<u32>', 'read'],
+  ...tiles.buffers,
   ['outputs', 'vec4<f32>', 'read_write'],
-])}${paramsBinding(4)}
+])}${paramsBinding(tiles.buffers.length + 3)}
 ${productDeclarations(product)}
-${expertTile(tile, productBody(product) + writeSums)}`;
+${tiles.kernel(tile, experts, productBody(product) + writeSums)}`;
 }

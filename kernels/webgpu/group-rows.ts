@@ -10,7 +10,7 @@ import { paramsBinding, storageBuffers } from './binding.js';
  *                       of one expert
  *
  * What the pairs give is kept until the rows sum it up, so tiles are taken in windows of so many as there is room for.
- * A few hundred rows are grouped in one dispatch, whose workgroup does both.
+ * Up to a thousand rows are not grouped at all: the kernels of their products find an expert's rows themselves.
  *
  * Lists are in no fixed order, as atomics fill them, but what comes out for a row does not depend on its place.
  */
@@ -18,7 +18,7 @@ import { paramsBinding, storageBuffers } from './binding.js';
 const LANES = 32;
 /** Rows of one workgroup of the list kernel. */
 export const GROUP_ROWS = 8;
-/** Threads of the kernels that are one workgroup. */
+/** Threads of the tile kernel, which is one workgroup. */
 const TILE_THREADS = 256;
 
 /**
@@ -136,7 +136,7 @@ const enableSubgroups = (subgroup: number) => (subgroup > 1 ? 'enable subgroups;
  * The function of a workgroup that cuts the lists into tiles: tile = (expert, its first place in list, its rows, its
  * first pair), and behind all of them, of each part, its first tile and the one after its last.
  */
-const cutTiles = ({ experts, tileRows }: TileSizes, subgroup: number, length: string) => `
+const cutTiles = ({ experts, tileRows }: TileSizes, subgroup: number) => `
 const EXPERTS = ${experts}u;
 const TILE_ROWS = ${tileRows}u;
 const THREADS = ${TILE_THREADS}u;
@@ -150,7 +150,7 @@ fn cutTiles(thread: u32) {
   var ownPairs = 0u;
   var ownTiles = 0u;
   for (var expert = first; expert < last; expert++) {
-    let length = ${length};
+    let length = lengths[expert];
     ownPairs += length;
     ownTiles += (length + TILE_ROWS - 1u) / TILE_ROWS;
   }
@@ -161,7 +161,7 @@ fn cutTiles(thread: u32) {
       partTiles[expert / params.partExperts] = tile;
     }
     firsts[expert] = pair;
-    let length = ${length};
+    let length = lengths[expert];
     for (var done = 0u; done < length; done += TILE_ROWS) {
       let rows = min(TILE_ROWS, length - done);
       tiles[tile] = vec4<u32>(expert, expert * params.rows + done, rows, pair);
@@ -187,7 +187,7 @@ ${enableSubgroups(subgroup)}${storageBuffers([
   ['lengths', 'u32', 'read_write'],
   ['firsts', 'u32', 'read_write'],
   ['tiles', 'vec4<u32>', 'read_write'],
-])}${paramsBinding(3)}${cutTiles(sizes, subgroup, 'lengths[expert]')}
+])}${paramsBinding(3)}${cutTiles(sizes, subgroup)}
 @compute @workgroup_size(${TILE_THREADS})
 fn main(@builtin(local_invocation_index) thread: u32) {
   cutTiles(thread);
@@ -195,42 +195,6 @@ fn main(@builtin(local_invocation_index) thread: u32) {
   for (var expert = thread; expert < EXPERTS; expert += THREADS) {
     lengths[expert] = 0u;
   }
-}
-`;
-}
-
-/** The most experts that {@link groupRowsSource} has room for. */
-export const MOST_GROUPED_EXPERTS = 1024;
-
-/** Both steps in one workgroup: a thread has every {@link TILE_THREADS}-th row. */
-export function groupRowsSource(sizes: TileSizes, subgroup = 0): string {
-  return `// Group rows: all at once
-${enableSubgroups(subgroup)}${storageBuffers([
-  ['selection', 'i32', 'read'],
-  ['list', 'u32', 'read_write'],
-  ['pairs', 'vec2<u32>', 'read_write'],
-  ['counts', 'u32', 'read_write'],
-  ['firsts', 'u32', 'read_write'],
-  ['tiles', 'vec4<u32>', 'read_write'],
-])}${paramsBinding(6)}${cutTiles(sizes, subgroup, 'atomicLoad(&lengths[expert])')}
-var<workgroup> lengths: array<atomic<u32>, EXPERTS>;
-
-@compute @workgroup_size(${TILE_THREADS})
-fn main(@builtin(local_invocation_index) thread: u32) {
-  for (var row = thread; row < params.rows; row += THREADS) {
-    var rank = 0u;
-    for (var expert = 0u; expert < EXPERTS; expert++) {
-      if (selection[row * EXPERTS + expert] != 0) {
-        let place = atomicAdd(&lengths[expert], 1u);
-        list[expert * params.rows + place] = row;
-        pairs[row * EXPERTS + rank] = vec2<u32>(expert, place);
-        rank++;
-      }
-    }
-    counts[row] = rank;
-  }
-  workgroupBarrier();
-  cutTiles(thread);
 }
 `;
 }

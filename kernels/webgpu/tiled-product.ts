@@ -8,6 +8,11 @@ export interface Tile {
   /** Rows and columns of one thread; multiples of 4. */
   threadRows: number;
   threadColumns: number;
+  /**
+   * Groups of threads that the terms in workgroup memory are divided among; a divisor of `depth` and `threadRows`. Each
+   * group has all of the tile's sums, and threads that wait for memory are that many more.
+   */
+  split: number;
 }
 
 /** A product C = A·B of which a workgroup computes one {@link Tile}, written into the body of its kernel. */
@@ -37,13 +42,28 @@ export interface TiledProduct {
 }
 
 /** The threads of a workgroup. */
-export function tileThreads({ rows, columns, threadRows, threadColumns }: Tile): number {
+export function tileThreads(tile: Tile): number {
+  return groupThreads(tile) * tile.split;
+}
+
+/** The threads that have a tile's sums among them. */
+function groupThreads({ rows, columns, threadRows, threadColumns }: Tile): number {
   return (rows / threadRows) * (columns / threadColumns);
 }
 
 /** Bytes of workgroup memory. */
-export function tileBytes({ rows, columns, depth }: Tile, rightMatrices: number): number {
-  return depth * 16 * (rows / 4 + 1 + rightMatrices * (columns / 4 + 1));
+export function tileBytes(tile: Tile, rightMatrices: number): number {
+  return 16 * Math.max(operandQuads(tile, rightMatrices), exchangeQuads(tile, rightMatrices));
+}
+
+/** vec4 of workgroup memory that both sides take. */
+function operandQuads({ rows, columns, depth }: Tile, rightMatrices: number): number {
+  return depth * (rows / 4 + 1 + rightMatrices * (columns / 4 + 1));
+}
+
+/** vec4 of the sums that go from one group of threads to another. */
+function exchangeQuads({ rows, columns, split }: Tile, rightMatrices: number): number {
+  return ((split - 1) * rightMatrices * rows * columns) / 4;
 }
 
 const range = (count: number) => Array.from({ length: count }, (_, i) => i);
@@ -51,7 +71,11 @@ const parts = ['x', 'y', 'z', 'w'] as const;
 
 /** Module-scope declarations of {@link productBody}. */
 export function productDeclarations({ tile, right }: TiledProduct): string {
-  const { rows, columns, depth } = tile;
+  const { rows, columns, depth, split } = tile;
+  if (split > 1) {
+    return `// Both sides of the product, and once it is done the sums that groups of threads have for each other.
+var<workgroup> sides: array<vec4<f32>, ${tileBytes(tile, right.length) / 16}>;`;
+  }
   const buffers = right.map(
     (_, index) =>
       `var<workgroup> rightTile${index}: array<vec4<f32>, ${depth * (columns / 4 + 1)}>;`,
@@ -61,16 +85,25 @@ export function productDeclarations({ tile, right }: TiledProduct): string {
   );
 }
 
+/** The expression for a vec4 of one side in workgroup memory: of right-hand matrix `index`, or where it is -1 of the left. */
+function sideQuad({ rows, columns, depth, split }: Tile, index: number, at: string): string {
+  if (split === 1) return `${index === -1 ? 'leftTile' : `rightTile${index}`}[${at}]`;
+  const before = index === -1 ? 0 : depth * (rows / 4 + 1 + index * (columns / 4 + 1));
+  return `sides[${before}u + ${at}]`;
+}
+
 /**
  * The statements that compute a tile: float32 sums in registers, `depth` terms of both sides at a time in workgroup
  * memory as vec4 of four rows (columns), the next ones read while these are multiplied. They expect `thread` to be the
  * local invocation's index and leave, for thread row i and vec4 of columns j, `sum0_i_j` (and `sum1_i_j`), `row_i`, the
- * row of the tile, and `column_j`, the first of four columns.
+ * row of the tile, and `column_j`, the first of four columns. Where the tile is split, every thread is left a share of its
+ * rows, which it sums up over the groups in their order.
  */
 export function productBody(product: TiledProduct): string {
   const { tile, inner, right } = product;
-  const { rows, columns, depth, threadRows, threadColumns } = tile;
+  const { rows, columns, depth, threadRows, threadColumns, split } = tile;
   const threads = tileThreads(tile);
+  const members = groupThreads(tile);
   const rowQuads = rows / threadRows;
   const columnQuads = columns / threadColumns;
   const leftPitch = rows / 4 + 1;
@@ -185,7 +218,6 @@ export function productBody(product: TiledProduct): string {
       kinds(turn).map(({ index, condition }) => {
         const suffix = `${turn}_${index + 1}`;
         const isTransposed = index === -1 || product.rightInner;
-        const target = index === -1 ? 'leftTile' : `rightTile${index}`;
         const pitch = index === -1 ? leftPitch : rightPitch;
         const lines = range(4).map((j) => {
           const value = isTransposed
@@ -194,7 +226,7 @@ export function productBody(product: TiledProduct): string {
                 .join(', ')})`
             : `held${turn}_${j}`;
           return `
-    ${target}[(q${suffix} * 4u + ${j}u) * ${pitch}u + g${suffix}] = ${value};`;
+    ${sideQuad(tile, index, `(q${suffix} * 4u + ${j}u) * ${pitch}u + g${suffix}`)} = ${value};`;
         });
         return guarded(condition, lines.join(''));
       }),
@@ -216,12 +248,12 @@ export function productBody(product: TiledProduct): string {
   const multiply = [
     ...rowGroups.map(
       (i) => `
-      let left${i} = leftTile[k * ${leftPitch}u + threadRow + ${i * rowQuads}u];`,
+      let left${i} = ${sideQuad(tile, -1, `k * ${leftPitch}u + threadRow + ${i * rowQuads}u`)};`,
     ),
     ...right.flatMap((_, index) => [
       ...columnGroups.map(
         (j) => `
-      let right${index}_${j} = rightTile${index}[k * ${rightPitch}u + threadColumn + ${j * columnQuads}u];`,
+      let right${index}_${j} = ${sideQuad(tile, index, `k * ${rightPitch}u + threadColumn + ${j * columnQuads}u`)};`,
       ),
       ...range(threadRows).flatMap((row) =>
         columnGroups.map((j) => {
@@ -233,18 +265,38 @@ export function productBody(product: TiledProduct): string {
     ]),
   ].join('');
 
+  const slices =
+    split === 1
+      ? ''
+      : `
+  let slice = thread / ${members}u;
+  let member = thread % ${members}u;
+  let firstTerm = slice * ${depth / split}u;`;
+  const member = split === 1 ? 'thread' : 'member';
   // Eight neighbouring threads in columns and four in rows read the fewest different quads of both sides.
   const isBlocked = columnQuads % 8 === 0 && rowQuads % 4 === 0;
   const position = isBlocked
     ? `
-  let block = thread / 32u;
-  let threadRow = block / ${columnQuads / 8}u * 4u + thread % 32u / 8u;
-  let threadColumn = block % ${columnQuads / 8}u * 8u + thread % 8u;`
+  let block = ${member} / 32u;
+  let threadRow = block / ${columnQuads / 8}u * 4u + ${member} % 32u / 8u;
+  let threadColumn = block % ${columnQuads / 8}u * 8u + ${member} % 8u;`
     : `
-  let threadRow = thread / ${columnQuads}u;
-  let threadColumn = thread % ${columnQuads}u;`;
+  let threadRow = ${member} / ${columnQuads}u;
+  let threadColumn = ${member} % ${columnQuads}u;`;
+  const terms =
+    split === 1
+      ? `for (var k = 0u; k < ${depth}u; k++) {${multiply}`
+      : `for (var term = 0u; term < ${depth / split}u; term++) {
+      let k = firstTerm + term;${multiply}`;
+  const ownRow = (row: number) =>
+    split === 1
+      ? `
+  let row_${row} = (threadRow + ${Math.floor(row / 4) * rowQuads}u) * 4u + ${row % 4}u;`
+      : `
+  let own_${row} = slice * ${threadRows / split}u + ${row}u;
+  let row_${row} = (threadRow + own_${row} / 4u * ${rowQuads}u) * 4u + own_${row} % 4u;`;
 
-  return `${position}${prepare}${sums}
+  return `${slices}${position}${prepare}${sums}
   var k0 = 0u;
 ${load}
   loop {
@@ -255,16 +307,13 @@ ${store}
     if (k0 < ${inner}u) {
 ${load}
     }
-    for (var k = 0u; k < ${depth}u; k++) {${multiply}
+    ${terms}
     }
     if (k0 >= ${inner}u) {
       break;
     }
-  }${range(threadRows)
-    .map(
-      (row) => `
-  let row_${row} = (threadRow + ${Math.floor(row / 4) * rowQuads}u) * 4u + ${row % 4}u;`,
-    )
+  }${split === 1 ? '' : addGroups(product)}${range(threadRows / split)
+    .map(ownRow)
     .join('')}${columnGroups
     .map(
       (j) => `
@@ -273,13 +322,60 @@ ${load}
     .join('')}`;
 }
 
-/** A statement for every vec4 of sums that a thread has: `(row, column)` are the indices of `sum…_row_column`. */
+/**
+ * Adds up the sums of the groups of threads in the order of their terms. Group s is left rows s·share… of each thread's,
+ * as its first `share` rows of sums; of the others' sums of these it reads what they have put into workgroup memory.
+ */
+function addGroups({ tile, right }: TiledProduct): string {
+  const { threadRows, threadColumns, split } = tile;
+  const share = threadRows / split;
+  const members = groupThreads(tile);
+  const groups = range(split);
+  const sums = right.flatMap((_, index) =>
+    range(share).flatMap((i) =>
+      range(threadColumns / 4).map((j) => ({
+        /** The name in group `s`'s share. */
+        of: (s: number) => `sum${index}_${s * share + i}_${j}`,
+      })),
+    ),
+  );
+  const stride = sums.length * members;
+  const give = groups.map(
+    (to) => `
+  if (slice != ${to}u) {
+    let at = (${to * (split - 1)}u + slice - u32(slice > ${to}u)) * ${stride}u + member;${sums
+      .map(
+        ({ of }, i) => `
+    sides[at + ${i * members}u] = ${of(to)};`,
+      )
+      .join('')}
+  }`,
+  );
+  const take = groups.map((to) => {
+    const totals = sums.map(({ of }, i) => {
+      const terms = groups.map((from) => {
+        const place = to * (split - 1) + (from > to ? from - 1 : from);
+        return from === to ? of(to) : `sides[member + ${place * stride + i * members}u]`;
+      });
+      return `
+    ${of(0)} = ${terms.join(' + ')};`;
+    });
+    return `
+  if (slice == ${to}u) {${totals.join('')}
+  }`;
+  });
+  return `
+  workgroupBarrier();${give.join('')}
+  workgroupBarrier();${take.join('')}`;
+}
+
+/** A statement for every vec4 of sums that a thread is left: `(row, column)` are the indices of `sum…_row_column`. */
 export function eachSum(
-  { threadRows, threadColumns }: Tile,
+  { threadRows, threadColumns, split }: Tile,
   row: (row: number, columns: string) => string,
   column: (row: number, column: number) => string,
 ): string {
-  return range(threadRows)
+  return range(threadRows / split)
     .map((i) =>
       row(
         i,

@@ -198,6 +198,28 @@ onAdapter('the expert op on WebGPU', () => {
     }
   }, 120_000);
 
+  test('finds the rows of an expert in any part of the experts', async () => {
+    const { device } = openBackend(tf.backend());
+    const shape: Shape = {
+      dIn: 70,
+      dOut: 12,
+      experts: 9,
+      expertSize: 12,
+      activation: 'relu',
+      gated: true,
+      biases: true,
+      density: 0.6,
+      seed: 9,
+    };
+    // 8 experts a part and 64 rows a block, whose pairs a binding holds.
+    limitBindings(device, 28_000);
+    try {
+      expect(await greatestError(shape, { allRows: [9, 40, 100] })).toBeLessThanOrEqual(1e-5);
+    } finally {
+      limitBindings(device, undefined);
+    }
+  }, 120_000);
+
   test('does without subgroups as well', async () => {
     const { device } = openBackend(tf.backend());
     const shape: Shape = {

@@ -11,7 +11,7 @@ import type { ExpertsCall } from './experts-call.js';
 import { subgroupOf } from './limits.js';
 import { bufferOf, type OpenBackend } from './open-backend.js';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
-import { paramsAt, uniformParams } from './params.js';
+import { paramsAt, partParams } from './params.js';
 import { remember } from './pipelines.js';
 
 /** The most rows of the path that reads each weight once for all of them. */
@@ -28,7 +28,7 @@ const sourcesOf = remember(
 
 /** The expert op for up to {@link MOST_FEW_ROWS} rows: weights of experts that no row runs are not read. */
 export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo): void {
-  const { shape, rows, x, selection, biases, downBias, parts, partExperts } = call;
+  const { shape, rows, x, selection, biases, downBias, parts } = call;
   const { dOut, experts, expertSize } = shape;
   const rowRoom = 2 ** Math.ceil(Math.log2(rows));
   const sources = sourcesOf({ shape, rowRoom, subgroup: subgroupOf(backend.device) });
@@ -39,19 +39,7 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
     'DynamicKExperts',
     [x, selection, biases, downBias, out, ...weights],
     (encoder) => {
-      const uniform = uniformParams(encoder, [rows, experts, partExperts], () =>
-        parts.map((part, index) => ({
-          rows,
-          tiles: 0,
-          window: 0,
-          tileRoom: 0,
-          parts: parts.length,
-          part: index,
-          firstExpert: part.firstExpert,
-          partExperts,
-          experts: part.experts,
-        })),
-      );
+      const uniform = partParams(encoder, call, rows);
       const hidden = encoder.scratch(experts * expertSize * rowRoom * 4);
       for (const [index, { experts: count, up, gate }] of parts.entries()) {
         encoder.dispatch(

@@ -1,10 +1,21 @@
-import { type ExpertShape, pitchOf, type Tile, tileBytes } from '../../../kernels/webgpu/index.js';
+import {
+  type ExpertShape,
+  foundTilesBytes,
+  MOST_FOUND_ROWS,
+  pitchOf,
+  type Tile,
+  tileBytes,
+} from '../../../kernels/webgpu/index.js';
 
-/** The tiles of both products; their rows are the same. */
+/** The tiles of both products. Their rows are the same unless each product finds its rows itself. */
 export interface Tiling {
   hidden: Tile;
   output: Tile;
 }
+
+/** What tells tilings from others. */
+export const tilingKey = ({ hidden, output }: Tiling): string =>
+  [...Object.values(hidden), ...Object.values(output)].join();
 
 /** How a block of rows is cut up. */
 export interface ManyPlan {
@@ -18,7 +29,7 @@ export interface ManyPlan {
   pairRoom: number;
 }
 
-/** Bytes that the pairs of a window may take in one buffer, where the device allows it. */
+/** Bytes that the pairs of a window, or of a block without windows, may take in one buffer, where the device allows it. */
 const WINDOW_BYTES = 256 * 2 ** 20;
 
 /** The most workgroups that a dispatch takes in one direction. */
@@ -31,9 +42,11 @@ const MOST_ROWS = 65472;
 export const LEAST_WORKGROUP_BYTES = 16_384;
 
 // The fastest of those timed on an H200, kernels/webgpu/README.md.
-const wide = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8 };
-const large = { rows: 64, columns: 64, depth: 16, threadRows: 8, threadColumns: 8 };
-const small = { rows: 32, columns: 64, depth: 16, threadRows: 4, threadColumns: 4 };
+const wide = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns: 8, split: 1 };
+const large = { rows: 64, columns: 64, depth: 16, threadRows: 8, threadColumns: 8, split: 1 };
+const small = { rows: 32, columns: 128, depth: 16, threadRows: 4, threadColumns: 8, split: 1 };
+// Of the hidden product of few hundred rows, whose sums would keep too few threads busy if each had all terms of its own.
+const smallHidden = { rows: 32, columns: 32, depth: 16, threadRows: 8, threadColumns: 4, split: 4 };
 
 /**
  * Tiles for this many rows.
@@ -51,18 +64,24 @@ export function tilingOf(
   const expertRows = rows * density;
   const neurons = expertRows * experts * expertSize;
   if (expertRows >= 512 && neurons >= 2 ** 21) {
-    const tiling = fitted(shape, wide);
+    const tiling = fitted(shape, wide, wide);
     const bytes = Math.max(
       tileBytes(tiling.hidden, shape.gated ? 2 : 1),
       tileBytes(tiling.output, 1),
     );
-    if (bytes <= workgroupBytes) return tiling;
+    if (bytes + foundTilesBytes(wide) <= workgroupBytes) return tiling;
   }
-  return fitted(shape, expertRows >= 128 && neurons >= 2 ** 17 ? large : small);
+  return expertRows >= 128 && neurons >= 2 ** 17
+    ? fitted(shape, large, large)
+    : fitted(shape, smallHidden, small);
 }
 
 /** Tiles no wider than a shape is. */
-function fitted({ expertSize, dOut, gated }: ExpertShape, base: Tile): Tiling {
+function fitted(
+  { expertSize, dOut, gated }: ExpertShape,
+  hiddenBase: Tile,
+  outputBase: Tile,
+): Tiling {
   const narrow = (tile: Tile, columns: number): Tile => {
     let narrower = tile;
     while (narrower.columns > 8 && narrower.columns / 2 >= columns) {
@@ -73,7 +92,7 @@ function fitted({ expertSize, dOut, gated }: ExpertShape, base: Tile): Tiling {
     const threadRows = narrower.columns < 32 ? 4 : narrower.threadRows;
     return { ...narrower, threadColumns, threadRows };
   };
-  const hidden = narrow(base, expertSize);
+  const hidden = narrow(hiddenBase, expertSize);
   return {
     // With two sums for each neuron a thread has half as many of them.
     hidden: gated
@@ -84,7 +103,7 @@ function fitted({ expertSize, dOut, gated }: ExpertShape, base: Tile): Tiling {
           threadRows: Math.min(hidden.threadRows, 8),
         }
       : hidden,
-    output: narrow(base, dOut),
+    output: narrow(outputBase, dOut),
   };
 }
 
@@ -94,20 +113,43 @@ export function rowsOfBlock({ dIn, dOut, experts }: ExpertShape, bindingBytes: n
   return Math.max(64, Math.min(MOST_ROWS, Math.floor(bindingBytes / bytesOfRow / 64) * 64));
 }
 
-/** Cuts `rows` rows up. */
+/** The most (row, expert) pairs of a block whose products find their rows themselves. */
+const MOST_DIRECT = 2 ** 14;
+
+/** Whether a block's products find their rows themselves: each (row, expert) pair then has a place, selected or not. */
+export function isDirect(shape: ExpertShape, rows: number, bindingBytes: number): boolean {
+  const pairs = rows * shape.experts;
+  return pairs <= MOST_DIRECT && rows <= MOST_FOUND_ROWS && pairs <= mostPairs(shape, bindingBytes);
+}
+
+/**
+ * The workgroups of one expert for each column of tiles, where they find its rows themselves: as many as it is expected to
+ * have tiles, since those without any cost more than a second tile for a few.
+ */
+export function slotsOf(rows: number, density: number, tileRows: number): number {
+  return Math.max(1, Math.min(Math.ceil(rows / tileRows), Math.ceil((rows * density) / tileRows)));
+}
+
+/** The pairs that buffers have room for. */
+function mostPairs({ dOut, expertSize }: ExpertShape, bindingBytes: number): number {
+  const bytesOfPair = Math.max(pitchOf(dOut), pitchOf(expertSize)) * 4;
+  return Math.floor(Math.min(bindingBytes, WINDOW_BYTES) / bytesOfPair);
+}
+
+/** Cuts `rows` rows up, which are grouped by expert beforehand. */
 export function planMany(
-  { dOut, experts, expertSize }: ExpertShape,
+  shape: ExpertShape,
   rows: number,
   tileRows: number,
   bindingBytes: number,
 ): ManyPlan {
-  const bytesOfPair = Math.max(pitchOf(dOut), pitchOf(expertSize)) * 4;
+  const { experts } = shape;
   const all = rows * experts;
   const tiles = Math.min(
     experts * Math.ceil(rows / tileRows),
     Math.floor(all / tileRows) + experts,
   );
-  const room = Math.floor(Math.min(bindingBytes, WINDOW_BYTES) / bytesOfPair);
+  const room = mostPairs(shape, bindingBytes);
   if (all <= room) return { tiles, windows: 1, tileRoom: tiles, pairRoom: all };
   const tileRoom = Math.max(1, Math.floor(room / tileRows));
   return { tiles, windows: Math.ceil(tiles / tileRoom), tileRoom, pairRoom: tileRoom * tileRows };

@@ -3,9 +3,7 @@ import {
   expertHiddenSource,
   expertOutputSource,
   GROUP_ROWS,
-  groupRowsSource,
   listRowsSource,
-  MOST_GROUPED_EXPERTS,
   pitchOf,
   SUM_COLUMNS,
   sumPairsSource,
@@ -13,25 +11,31 @@ import {
   tileRowsSource,
   type ExpertShape,
 } from '../../../kernels/webgpu/index.js';
+import { encodeDirect } from './direct-rows.js';
 import { type Encoder, encode } from './encode.js';
 import type { ExpertsCall } from './experts-call.js';
 import { subgroupOf, workgroupBytesOf } from './limits.js';
-import { planMany, rowsOfBlock, type Tiling, tilingOf, workgroupsOf } from './many-plan.js';
+import {
+  isDirect,
+  planMany,
+  rowsOfBlock,
+  type Tiling,
+  tilingKey,
+  tilingOf,
+  workgroupsOf,
+} from './many-plan.js';
 import { bufferOf, type OpenBackend } from './open-backend.js';
 import { paramsAt, uniformParams } from './params.js';
 import { remember } from './pipelines.js';
-
-const tileKey = ({ hidden, output }: Tiling) =>
-  [...Object.values(hidden), ...Object.values(output)].join();
+import { type RowBlock, rowBlock } from './row-block.js';
 
 const sourcesOf = remember(
   ({ shape, tiling, subgroup }: { shape: ExpertShape; tiling: Tiling; subgroup: number }) =>
-    `${tileKey(tiling)} ${subgroup} ${Object.values(shape).join()}`,
+    `${tilingKey(tiling)} ${subgroup} ${Object.values(shape).join()}`,
   ({ shape, tiling: { hidden, output }, subgroup }) => {
     const { dOut, experts } = shape;
     const sizes: TileSizes = { experts, tileRows: hidden.rows };
     return {
-      group: groupRowsSource(sizes, subgroup),
       list: listRowsSource(experts),
       tile: tileRowsSource(sizes, subgroup),
       hidden: expertHiddenSource(shape, hidden),
@@ -40,9 +44,6 @@ const sourcesOf = remember(
     };
   },
 );
-
-/** The most (row, expert) pairs that one workgroup groups faster than several dispatches do. */
-const MOST_GROUPED = 2 ** 14;
 
 /**
  * The expert op for many rows: they are grouped by expert, and each expert's are multiplied together. In blocks of rows
@@ -54,40 +55,37 @@ export function manyRows(
   out: TensorInfo,
   bindingBytes: number,
 ): void {
-  const { x, selection, biases, downBias, parts, rows } = call;
+  const { shape, x, selection, biases, downBias, parts, rows, density } = call;
   const weights = parts.flatMap(({ up, gate, down }) => [up, down, ...(gate ? [gate] : [])]);
   const tensors = [x, selection, biases, downBias, out, ...weights];
   encode(backend, 'DynamicKExperts', tensors, (encoder) => {
-    const block = rowsOfBlock(call.shape, bindingBytes);
-    for (let first = 0; first < rows; first += block) {
-      encodeBlock(backend, encoder, call, out, bindingBytes, first, Math.min(block, rows - first));
+    const most = rowsOfBlock(shape, bindingBytes);
+    for (let first = 0; first < rows; first += most) {
+      const block = rowBlock(backend, call, out, first, Math.min(most, rows - first));
+      const tiling = tilingOf(shape, block.rows, density, workgroupBytesOf(backend.device));
+      if (isDirect(shape, block.rows, bindingBytes)) {
+        encodeDirect(backend, encoder, call, block, tiling);
+      } else {
+        encodeListed(backend, encoder, call, block, tiling, bindingBytes);
+      }
     }
   });
 }
 
-function encodeBlock(
+/** A block of rows that are grouped by expert beforehand, in windows of the pairs that there is room for. */
+function encodeListed(
   backend: OpenBackend,
   encoder: Encoder,
   call: ExpertsCall,
-  out: TensorInfo,
+  { rows, x, selection, output }: RowBlock,
+  tiling: Tiling,
   bindingBytes: number,
-  first: number,
-  rows: number,
 ): void {
   const { shape, parts, partExperts, density } = call;
-  const { dIn, dOut, experts, expertSize } = shape;
-  const tiling = tilingOf(shape, rows, density, workgroupBytesOf(backend.device));
+  const { dOut, experts, expertSize } = shape;
   const plan = planMany(shape, rows, tiling.hidden.rows, bindingBytes);
   const { tiles: mostTiles, windows, tileRoom, pairRoom } = plan;
   const sources = sourcesOf({ shape, tiling, subgroup: subgroupOf(backend.device) });
-  const rowsOf = (tensor: TensorInfo, bytes: number) => ({
-    buffer: bufferOf(backend, tensor),
-    offset: first * bytes,
-    size: rows * bytes,
-  });
-  const x = rowsOf(call.x, dIn * 4);
-  const selection = rowsOf(call.selection, experts * 4);
-  const output = rowsOf(out, dOut * 4);
   const biases = bufferOf(backend, call.biases);
   const downBias = bufferOf(backend, call.downBias);
 
@@ -116,15 +114,11 @@ function encodeBlock(
   );
   const params = paramsAt(uniform, 0);
 
-  if (rows * experts <= MOST_GROUPED && experts <= MOST_GROUPED_EXPERTS) {
-    encoder.dispatch(sources.group, [selection, list, pairs, counts, firsts, tiles, params], [1]);
-  } else {
-    // The tile kernel leaves them 0: commands keep their order, so every call finds them so.
-    const lengths = encoder.kept(`lengths ${experts}`, experts * 4);
-    const groups = Math.ceil(rows / GROUP_ROWS);
-    encoder.dispatch(sources.list, [selection, lengths, list, pairs, counts, params], [groups]);
-    encoder.dispatch(sources.tile, [lengths, firsts, tiles, params], [1]);
-  }
+  // The tile kernel leaves them 0: commands keep their order, so every call finds them so.
+  const lengths = encoder.kept(`lengths ${experts}`, experts * 4);
+  const groups = Math.ceil(rows / GROUP_ROWS);
+  encoder.dispatch(sources.list, [selection, lengths, list, pairs, counts, params], [groups]);
+  encoder.dispatch(sources.tile, [lengths, firsts, tiles, params], [1]);
   const hiddenColumns = Math.ceil(expertSize / tiling.hidden.columns);
   const outputColumns = Math.ceil(dOut / tiling.output.columns);
   const sumColumns = Math.ceil(dOut / SUM_COLUMNS);

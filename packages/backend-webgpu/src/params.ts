@@ -1,5 +1,6 @@
 import { PARAMS_STRIDE } from '../../../kernels/webgpu/index.js';
 import type { Encoder } from './encode.js';
+import type { ExpertsCall } from './experts-call.js';
 
 /** The fields of the kernels' `Params`, in their order. */
 const fields = [
@@ -27,6 +28,27 @@ export function uniformParams(
   all: () => readonly Params[],
 ): GPUBuffer {
   return encoder.uniform(key.join(), () => packParams(all()));
+}
+
+/** The same of the kernels that know nothing of tiles: one for each part of the experts. */
+export function partParams(
+  encoder: Encoder,
+  { shape: { experts }, parts, partExperts }: ExpertsCall,
+  rows: number,
+): GPUBuffer {
+  return uniformParams(encoder, [rows, experts, partExperts], () =>
+    parts.map((part, index) => ({
+      rows,
+      tiles: 0,
+      window: 0,
+      tileRoom: 0,
+      parts: parts.length,
+      part: index,
+      firstExpert: part.firstExpert,
+      partExperts,
+      experts: part.experts,
+    })),
+  );
 }
 
 function packParams(all: readonly Params[]): ArrayBuffer {

@@ -6,11 +6,15 @@ import {
   expertOutputSource,
   fewHiddenSource,
   fewOutputSource,
-  groupRowsSource,
+  foundPairs,
+  foundTiles,
+  foundTilesBytes,
   listRowsSource,
+  MOST_FOUND_ROWS,
   packWeightsSource,
   selectExpertsSource,
   sumPairsSource,
+  sumRowsSource,
   type Tile,
   tileBytes,
   type TileSizes,
@@ -38,7 +42,7 @@ const odd: ExpertShape = {
   gated: true,
   storage: 'float16',
 };
-const tile: Tile = { rows: 16, columns: 16, depth: 8, threadRows: 4, threadColumns: 4 };
+const tile: Tile = { rows: 16, columns: 16, depth: 8, threadRows: 4, threadColumns: 4, split: 1 };
 
 const sizes: TileSizes = {
   experts: 24,
@@ -51,11 +55,16 @@ const sources: Record<string, string> = {
   'select cumulativeShare': selectExpertsSource('cumulativeShare', 24),
   'list rows': listRowsSource(24),
   'tile rows': tileRowsSource(sizes),
-  'group rows': groupRowsSource(sizes),
   'expert hidden': expertHiddenSource(plain, tile),
   'expert hidden, odd': expertHiddenSource(odd, tile),
   'expert output': expertOutputSource(plain, tile),
   'expert output, odd': expertOutputSource(odd, tile),
+  'expert hidden, found rows': expertHiddenSource(plain, tile, foundTiles),
+  'expert output, found rows': expertOutputSource(odd, tile, foundPairs),
+  'expert hidden, split': expertHiddenSource(odd, { ...tile, split: 2 }, foundTiles),
+  'expert output, split': expertOutputSource(plain, { ...tile, split: 4 }),
+  'sum rows': sumRowsSource(48, 8),
+  'sum rows, odd': sumRowsSource(11, 40),
   'sum pairs': sumPairsSource(48, 8),
   'sum pairs, odd': sumPairsSource(11, 7),
   'few hidden': fewHiddenSource(plain, 1),
@@ -88,15 +97,17 @@ test.each([LEAST_WORKGROUP_BYTES, 32_768])(
             const shape = { ...plain, expertSize, gated, dOut };
             const { hidden, output } = tilingOf(shape, rows, 0.4, bytes);
             expect(hidden.rows).toBe(output.rows);
-            expect(tileBytes(hidden, gated ? 2 : 1)).toBeLessThanOrEqual(bytes);
-            expect(tileBytes(output, 1)).toBeLessThanOrEqual(bytes);
-            for (const { columns, threadColumns, threadRows, depth, rows: tileRows } of [
+            const found = rows <= MOST_FOUND_ROWS ? foundTilesBytes(hidden) : 0;
+            expect(tileBytes(hidden, gated ? 2 : 1) + found).toBeLessThanOrEqual(bytes);
+            expect(tileBytes(output, 1) + found).toBeLessThanOrEqual(bytes);
+            for (const { columns, threadColumns, threadRows, depth, split, rows: tileRows } of [
               hidden,
               output,
             ]) {
               expect([columns % threadColumns, tileRows % threadRows, depth % 4]).toEqual([
                 0, 0, 0,
               ]);
+              expect([depth % split, threadRows % split]).toEqual([0, 0]);
             }
             expect(Math.max(tileThreads(hidden), tileThreads(output))).toBeLessThanOrEqual(256);
           }
