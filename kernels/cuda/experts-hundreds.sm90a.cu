@@ -91,7 +91,7 @@ __device__ __forceinline__ void experts_hundreds_down(float (&sum)[SUMS], unsign
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     const int from = (slice + i) % 4;
-    if (!EXPERTS_EMULATED) experts_cluster_sent(hidden_there + from * 8, phase);
+    experts_cluster_sent(hidden_there + from * 8, phase);
     hopper_proxy_fence();
     hopper_wgmma_fence();
 #pragma unroll
@@ -133,7 +133,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
     hopper_expect(down_there, BOXES * 16384);
     for (int box = 0; box < BOXES; box++) hopper_copy_box(down + box * 16384, call.down, down_there, column0 + box * 64, neuron0);
   };
-  const bool is_first = threadIdx.x == 256;  // of those
+  const bool is_first = threadIdx.x == 256;  // of the threads that fill
   // Weights depend on nothing. Blocks that begin long before the last launch is over have all of their own come, and
   // those of the others into the L2 cache. The others' selection and rows would come behind their down, so that they ask
   // for it when they have asked for rows.
@@ -259,24 +259,22 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
             hopper_copy16(x + (piece / 8 * CHUNK + row) * 128 + ((piece ^ row) & 7) * 16, static_cast<const T *>(call.x) + (there ? (long long)list[first + row] * call.pitch + k : 0), there ? 16 : 0);
           hopper_arrive_copied(x_there + pair * 8);
         }
-        if (is_first) {
+        if (is_first && !EXPERTS_EMULATED) {
           if (first == 0 && !is_early) fetch_down();
-          if (!EXPERTS_EMULATED) {
-            hopper_expect(sums_there, 32 * 4 * 8 * octets);
-            for (int i = 0; i < 4; i++)
-              if (i != slice) hopper_expect(hidden_there + i * 8, 32 * 2 * 8 * octets);
-          }
+          hopper_expect(sums_there, 32 * 4 * 8 * octets);
+          for (int i = 0; i < 4; i++)
+            if (i != slice) hopper_expect(hidden_there + i * 8, 32 * 2 * 8 * octets);
         }
         __syncwarp();
         if (first == 0) PROBE(3);
-        if (half == 0 || !EXPERTS_EMULATED) hopper_cluster_wait();  // the four blocks have begun, or are done with their last rows
+        hopper_cluster_wait();  // the four blocks have begun, or are done with their last rows
         if (warpgroup < 2) {
           hopper_wait(up_there, up_phase);
           if (first == 0) PROBE(4);
           // A warpgroup has half of the chunk's rows, or the first one all of them where they are few.
           auto multiply = [&](auto &sum, int octet0) {
             experts_hundreds_up<T, BOXES>(sum, up, x + octet0 * 1024, x_there, up_phase);
-            if (!EXPERTS_EMULATED) hopper_cluster_arrive_relaxed();  // has no use for up any more
+            hopper_cluster_arrive_relaxed();  // has no use for up any more
             constexpr int SUMS = sizeof sum / 4;
             const int block = slice / 2 * 2 + warp % 4 / 2;
 #pragma unroll
@@ -301,13 +299,13 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
           } else if (octets > 4) {
             float sum[CHUNK / 4];
             multiply(sum, warpgroup * (CHUNK / 16));
-          } else if (!EXPERTS_EMULATED) {
+          } else {
             hopper_cluster_arrive_relaxed();
           }
           __syncwarp();
           if (lane == 0 && !EXPERTS_EMULATED) hopper_arrive(sums_there);
         } else {
-          if (!EXPERTS_EMULATED) hopper_cluster_arrive_relaxed();
+          hopper_cluster_arrive_relaxed();
           if (first == 0 && (half == 0 || !EXPERTS_EMULATED)) fill();
         }
         if (EXPERTS_EMULATED) up_phase ^= 1;
@@ -315,7 +313,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
       if (!EXPERTS_EMULATED) up_phase ^= 1;
       if (first == 0) PROBE(5);
       if (!is_one || EXPERTS_EMULATED) __syncthreads();
-      if (!EXPERTS_EMULATED) experts_cluster_sent(sums_there, phase);
+      experts_cluster_sent(sums_there, phase);
       hopper_cluster_wait();  // the four blocks have no use for up any more
       PROBE(6);
       {
@@ -329,8 +327,8 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
           const int half = threadIdx.x % 2, row = octet * 8 + half * 4;
           float4 v = make_float4(bias, bias, bias, bias);
 #pragma unroll
-          for (int w = 0; w < 2; w++) {
-            const float4 part = *reinterpret_cast<const float4 *>(sums + (w * 32 + local % 32) * PITCH + row);
+          for (int from = 0; from < 2; from++) {
+            const float4 part = *reinterpret_cast<const float4 *>(sums + (from * 32 + local % 32) * PITCH + row);
             v.x += part.x, v.y += part.y, v.z += part.z, v.w += part.w;
           }
           float a[4] = {activate(v.x), activate(v.y), activate(v.z), activate(v.w)};

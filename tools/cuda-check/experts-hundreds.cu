@@ -226,6 +226,8 @@ template <typename T> struct Layer {
     draw_masks<<<64, 256>>>(selection, s.rows, s.experts, k, seed);
     CHECK(cudaDeviceSynchronize());
   }
+  // Sums in bf16 are rounded each time, at most nine of a row.
+  bool takes(Way way) const { return way != ADDED16 || !BF16 || std::min(k * unit_parts, units) <= 9; }
   void run_masked() {
     const int shared = EXPERTS_HUNDREDS_MASKED_SHARED, tiles = (s.rows + 255) / 256, tile_rows = ((s.rows + tiles - 1) / tiles + 7) / 8 * 8, wide = (tile_rows + 63) / 64;
     const hopper_map map_x = tensor_map(x, s.d, s.rows, 64, wide * 64), map_up = tensor_map(up, s.d, s.hidden(), 64, 64);
@@ -301,7 +303,8 @@ template <typename T> static void check_shape(const Shape &s, std::initializer_l
   Layer<T> layer(s);
   for (int k : densities) {
     layer.draw(k, 100 + checks);
-    for (Way way : ALL) layer.judge(way);
+    for (Way way : ALL)
+      if (layer.takes(way)) layer.judge(way);
   }
 }
 
@@ -432,6 +435,7 @@ template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, 
     CHECK(cudaMemcpyToSymbol(layer_keys, keys, sizeof keys));
 #endif
     for (Way way : ALL) {
+      if (!layers[0]->takes(way)) continue;
       Layer<T> &last = *layers[LAYERS - 1];
       last.poison();
       CHECK(cudaDeviceSynchronize());
