@@ -124,7 +124,8 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
   const unsigned barriers = hopper_address(counts + 32), up_there = barriers, down_there = barriers + 8, sums_there = barriers + 16, filled = barriers + 24, hidden_there = barriers + 32, x_there = barriers + 64;
   PROBE_BEGIN(call.selection);
   hopper_launch_next();
-  const int has = units.neurons(unit), neuron0 = units.first_neuron(unit);
+  const bool is_one = units.per_unit == 1;
+  const int expert0 = units.first_expert(unit), has = units.neurons(unit), neuron0 = units.first_neuron(unit);
   auto fetch_up = [&](int half) {
     hopper_expect(up_there, BOXES * 16384);
     for (int box = 0; box < 2 * BOXES; box++) hopper_copy_box(up + box * 8192, call.up, up_there, half * DEPTH + box * 64, neuron0 + slice / 2 * 64);
@@ -139,9 +140,8 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
   // for it when they have asked for rows.
   const bool is_early = unit < call.early || EXPERTS_EMULATED;
   if (is_first) {
-    hopper_init(up_there, 1), hopper_init(down_there, 1), hopper_init(filled, FILLING / 32);
-    hopper_init(sums_there, 1 + 8);
-    for (int i = 0; i < 4; i++) hopper_init(hidden_there + i * 8, i == slice ? WARPS : 1);
+    hopper_init(up_there, 1), hopper_init(down_there, 1), hopper_init(sums_there, 1 + 256), hopper_init(filled, FILLING / 32);
+    for (int i = 0; i < 4; i++) hopper_init(hidden_there + i * 8, i == slice ? THREADS : 1);
     for (int i = 0; i < BOXES; i++) hopper_init(x_there + i * 8, THREADS);
     hopper_init_done();
     if (!EXPERTS_EMULATED) fetch_up(slice % 2);
@@ -150,8 +150,8 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
   __syncwarp();
   hopper_cluster_arrive_relaxed();  // begun: its shared memory may be written
   if (warp == 9) {
-    const int step = is_early ? call.early : units.count();
-    for (int u = is_early ? unit + step : unit; step > 0 && u < units.count(); u += step) {
+    const int count = units.count(), step = is_early ? call.early : count;
+    for (int u = is_early ? unit + step : unit; step > 0 && u < count; u += step) {
       const int neuron = units.first_neuron(u);
       if (lane < BOXES) hopper_prefetch_box(call.down, column0 + lane * 64, neuron);
       else if (lane < 3 * BOXES && is_early) hopper_prefetch_box(call.up, slice % 2 * DEPTH + (lane - BOXES) * 64, neuron + slice / 2 * 64);
@@ -159,8 +159,6 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
   }
   hopper_prefetch(call.selection, (long long)call.rows * units.experts);
   hopper_prefetch(call.x, (long long)call.rows * call.pitch * 2);
-  const bool is_one = units.per_unit == 1;
-  const int expert0 = units.first_expert(unit);
   // Bias of the neuron whose activations this thread works out, and of columns that it fills.
   const int local = slice * 32 + threadIdx.x / 2 % 32;
   const float bias = call.up_bias && local < has ? call.up_bias[neuron0 + local] : 0.0f;
@@ -240,6 +238,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
   unsigned phase = 0, up_phase = 0;
   for (int first = 0; first < n_rows; first += CHUNK, phase ^= 1) {
     const int rows = min(CHUNK, n_rows - first), octets = (rows + 7) / 8;
+    const bool is_idle = (int)threadIdx.x / 64 >= octets;  // while activations are worked out
     if (call.stages & EXPERTS_HUNDREDS_HIDDEN) {
 #ifdef D2DMOE_EMULATED
       for (int half = 0; half < 2; half++) {
@@ -268,6 +267,8 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
         __syncwarp();
         if (first == 0) PROBE(3);
         hopper_cluster_wait();  // the four blocks have begun, or are done with their last rows
+        // Who will have no activations need not be waited for: the thread that tells of a filled output is late.
+        if (is_idle && !EXPERTS_EMULATED) hopper_arrive(hidden_there + slice * 8);
         if (warpgroup < 2) {
           hopper_wait(up_there, up_phase);
           if (first == 0) PROBE(4);
@@ -302,8 +303,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
           } else {
             hopper_cluster_arrive_relaxed();
           }
-          __syncwarp();
-          if (lane == 0 && !EXPERTS_EMULATED) hopper_arrive(sums_there);
+          if (!EXPERTS_EMULATED) hopper_arrive(sums_there);
         } else {
           hopper_cluster_arrive_relaxed();
           if (first == 0 && (half == 0 || !EXPERTS_EMULATED)) fill();
@@ -355,8 +355,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
           }
 #endif
         }
-        __syncwarp();
-        if (lane == 0 && !EXPERTS_EMULATED) hopper_arrive(hidden_there + slice * 8);
+        if (!is_idle && !EXPERTS_EMULATED) hopper_arrive(hidden_there + slice * 8);
       }
       PROBE(7);
     }

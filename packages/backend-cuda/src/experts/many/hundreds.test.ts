@@ -85,6 +85,9 @@ test('the way follows how many rows run a unit', () => {
   expect(hundredsWay({ ...vit, density: 0.1 }, false)).toBe('added');
   expect(hundredsWay({ ...vit, density: 0.1 }, true)).toBe('apart');
   expect(hundredsWay({ ...vit, density: 1 }, false)).toBe('masked');
+  // The dense layer's time goes by tiles of rows.
+  expect(hundredsWay({ ...vit, density: 0.8 }, false)).toBe('masked');
+  expect(hundredsWay({ ...vit, rows: 394, density: 0.5 }, false)).toBe('added');
   // 32 experts a unit: hardly a row runs none of them.
   const tiny = { rows: 197, experts: 768, expertSize: 4 };
   expect(hundredsWay({ ...tiny, density: 0.1 }, false)).toBe('masked');

@@ -88,8 +88,8 @@ export function hundredsFits(call: Pick<ExpertsCall, 'rows' | 'dIn' | 'dOut' | '
   );
 }
 
-/** Rows that run one unit, beyond which a dense layer is faster. */
-const MOST_UNIT_ROWS = 110;
+/** Rows that run one unit, beyond which a masked dense layer is faster, for each tile of its rows. */
+const MOST_UNIT_ROWS = 130;
 
 /** The way for a call, by its shape and expected density alone. */
 export function hundredsWay(
@@ -97,7 +97,8 @@ export function hundredsWay(
   isRepeatable: boolean,
 ): HundredsWay {
   const units = unitsOf(call.experts, call.expertSize, WIDTH);
-  if (call.rows * shareOf(units, plannedDensity(call)) > MOST_UNIT_ROWS) return 'masked';
+  const unitRows = call.rows * shareOf(units, plannedDensity(call));
+  if (unitRows > MOST_UNIT_ROWS * Math.ceil(call.rows / TILE_ROWS)) return 'masked';
   return isRepeatable ? 'apart' : 'added';
 }
 
