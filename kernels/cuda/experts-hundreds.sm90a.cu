@@ -18,7 +18,6 @@ enum { EXPERTS_HUNDREDS_HIDDEN = 1, EXPERTS_HUNDREDS_OUT = 2 };  // stages
 enum { EXPERTS_HUNDREDS_ADDED, EXPERTS_HUNDREDS_ADDED16, EXPERTS_HUNDREDS_APART };
 
 constexpr int EXPERTS_HUNDREDS_ROWS = 1024;   // most rows
-constexpr int EXPERTS_HUNDREDS_FILLERS = 64;  // blocks that fill the output: these are resident together whatever the grid
 constexpr int EXPERTS_HUNDREDS_LINE = 68;     // floats from one row to the next of the results that a warpgroup puts in order
 
 struct experts_hundreds_call {
@@ -33,6 +32,7 @@ struct experts_hundreds_call {
   experts_units units;
   int activation, stages;
   int early;                 // units whose blocks most likely begin long before the last launch is over
+  int fillers;               // blocks that fill the output, a power of two: the card has to have room for them together
 };
 
 // Which of a unit's experts a row runs; of a single one, whether.
@@ -202,7 +202,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
 
   // The first blocks fill the output. Counters go up by a power of two a launch, so that a launch's count follows from
   // any of its blocks'.
-  const int span = 1 << (32 - __clz((int)gridDim.x - 1)), fillers = min(span / 2, EXPERTS_HUNDREDS_FILLERS);
+  const int span = 1 << (32 - __clz((int)gridDim.x - 1)), fillers = min(span / 2, call.fillers);
   const bool fills = !APART && (int)blockIdx.x < fillers && call.stages & EXPERTS_HUNDREDS_HIDDEN, counts_blocks = !APART && threadIdx.x == THREADS - 1;
   unsigned began = 0;
   if (counts_blocks) began = experts_count(call.counters, blockIdx.x == 0 ? span - (gridDim.x - 1) : 1);
@@ -488,11 +488,11 @@ template <typename T> __device__ __forceinline__ void experts_hundreds_round(con
       NAME(const __grid_constant__ hopper_map up, const __grid_constant__ hopper_map down, const void *x,                 \
            const unsigned char *selection, const float *up_bias, const float *down_bias, void *hidden, void *out,         \
            unsigned *counters, int rows, int pitch, int d_out, int experts, int size, int per_unit, int unit_parts,       \
-           int activation, int stages, int early) {                                                                       \
+           int activation, int stages, int early, int fillers) {                                                          \
     experts_hundreds<T, BOXES, EXPERTS_HUNDREDS_##RESULT>({&up, &down, x, selection, up_bias, down_bias, hidden, out,     \
                                                            counters, rows, pitch, d_out,                                  \
                                                            {experts, size, per_unit, unit_parts, 128}, activation,        \
-                                                           stages, early});                                               \
+                                                           stages, early, fillers});                                      \
   }
 #define EXPERTS_HUNDREDS_TYPE(NAME, T)                                                                                    \
   EXPERTS_HUNDREDS(experts_hundreds_added_##NAME##_3, T, 3, ADDED)                                                        \

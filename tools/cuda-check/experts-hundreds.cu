@@ -247,7 +247,7 @@ template <typename T> struct Layer {
     const hopper_map map_up = tensor_map(up, s.d, s.hidden(), 64, 64), map_down = tensor_map(down, s.d_out, s.hidden(), 64, 128);
     void *to = way == APART ? (void *)parts : way == ADDED16 ? (void *)out16 : (void *)out;
     launch(way == APART ? apart : way == ADDED16 ? added16 : added, blocks, wide ? 512 : 384, shared, map_up, map_down, x, selection, up_bias, down_bias, nullptr, to, counters, s.rows, s.d,
-           s.d_out, s.experts, s.size, per_unit, unit_parts, s.activation, EXPERTS_HUNDREDS_HIDDEN | EXPERTS_HUNDREDS_OUT, std::max(0, (multiprocessors - blocks) / 4));
+           s.d_out, s.experts, s.size, per_unit, unit_parts, s.activation, EXPERTS_HUNDREDS_HIDDEN | EXPERTS_HUNDREDS_OUT, std::max(0, (multiprocessors - blocks) / 4), 64);
     if (way == APART)
       launch(BF16 ? experts_hundreds_combine_bf16 : experts_hundreds_combine_f16, s.rows, 128, 0, selection, parts, down_bias, out, s.rows, s.d_out, s.experts, s.size, per_unit, unit_parts, 1);
     if (way == ROUNDED) launch(BF16 ? experts_hundreds_round_bf16 : experts_hundreds_round_f16, (s.rows * s.d_out / 8 + 127) / 128, 128, 0, out, out16, s.rows * s.d_out);

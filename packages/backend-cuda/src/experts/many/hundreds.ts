@@ -7,7 +7,7 @@ import { type Units, unitsOf } from './units.js';
 
 const MODULE = 'experts-hundreds.sm90a';
 const hundredsKernel = (name: string): Kernel =>
-  kernel(MODULE, `experts_hundreds_${name}`, `i*32 i*32 ${'p '.repeat(7)}${'i '.repeat(10)}`);
+  kernel(MODULE, `experts_hundreds_${name}`, `i*32 i*32 ${'p '.repeat(7)}${'i '.repeat(11)}`);
 
 /** By the widest x and output that they take. */
 const kernelsOf = (type: string) => {
@@ -52,6 +52,8 @@ const WIDTH = 128;
 const BOX = 64;
 /** Rows between two exchanges, by the widest rows; as experts-hundreds.sm90a.cu has them. */
 const CHUNK = { 768: 112, 1024: 64 };
+/** Most blocks that fill the output, a power of two: more do not fill it sooner. */
+const MOST_FILLERS = 64;
 /** Most units of a row that are added up in bf16, each sum being rounded. */
 const MOST_BF16_ADDED = 9;
 /** Most rows of a tile of the masked layer, parts of its products' sums, shared memory; as its file has them. */
@@ -115,6 +117,10 @@ export function runHundreds(backend: CudaBackend, call: HundredsCall, run: Hundr
   else runUnits(backend, call, run);
 }
 
+/** The blocks that fill the output: they wait for one another, and clusters find room on three quarters of a card at least. */
+const fillersFor = (multiprocessors: number) =>
+  Math.min(MOST_FILLERS, 2 ** Math.floor(Math.log2(Math.max(1, multiprocessors * 0.75))));
+
 /** One launch over units, and one that adds up what they kept apart or rounds what they added up. */
 function runUnits(
   backend: CudaBackend,
@@ -173,6 +179,7 @@ function runUnits(
           ACTIVATIONS.indexOf(call.activation),
           stages,
           early,
+          fillersFor(multiprocessors),
         ],
         shared,
         { isProgrammatic },
