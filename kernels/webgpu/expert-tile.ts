@@ -1,3 +1,4 @@
+import { NO_RANK, rankedBits } from './ranked-bits.js';
 import { type Tile, tileThreads } from './tiled-product.js';
 
 /**
@@ -101,21 +102,15 @@ export const foundTiles: RowTiles = {
 const EXPERTS = ${experts}u;
 const THREADS = ${tileThreads(tile)}u;
 const TILE_ROWS = ${tile.rows}u;
-// A bit for each row that the expert has.
-var<workgroup> rowBits: array<atomic<u32>, ${WORDS}>;
+// A bit for each row that the expert has.${rankedBits(WORDS)}
 var<workgroup> rowCount: u32;
 var<workgroup> tileRows: array<u32, TILE_ROWS>;
 
 // Lists the rows of the tile that begins at the expert's row number \`first\`, and all of them where they are asked for.
 fn listRows(first: u32, thread: u32, all: bool, firstPair: u32) {
   for (var row = thread; row < params.rows; row += THREADS) {
-    let bits = atomicLoad(&rowBits[row / 32u]);
-    let bit = 1u << (row % 32u);
-    if ((bits & bit) != 0u) {
-      var rank = countOneBits(bits & (bit - 1u));
-      for (var word = 0u; word < row / 32u; word++) {
-        rank += countOneBits(atomicLoad(&rowBits[word]));
-      }
+    let rank = rankOf(row);
+    if (rank != ${NO_RANK}) {
       if (rank >= first && rank < first + TILE_ROWS) {
         tileRows[rank - first] = row;
       }
@@ -135,7 +130,7 @@ fn main(
   let firstPair = ofAll * params.rows;
   for (var row = thread; row < params.rows; row += THREADS) {
     if (selection[row * EXPERTS + ofAll] != 0) {
-      atomicOr(&rowBits[row / 32u], 1u << (row % 32u));
+      setBit(row);
     }
   }
   workgroupBarrier();
@@ -143,13 +138,10 @@ fn main(
   let isFirst = first == 0u && firstColumn == 0u;
   listRows(first, thread, isFirst, firstPair);
   if (thread == THREADS - 1u) {
-    var sum = 0u;
-    for (var word = 0u; word < (params.rows + 31u) / 32u; word++) {
-      sum += countOneBits(atomicLoad(&rowBits[word]));
-    }
-    rowCount = sum;
+    let all = countBits((params.rows + 31u) / 32u);
+    rowCount = all;
     if (isFirst) {
-      list[EXPERTS * params.rows + ofAll] = sum;
+      list[EXPERTS * params.rows + ofAll] = all;
     }
   }
   let count = workgroupUniformLoad(&rowCount);

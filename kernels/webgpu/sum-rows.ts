@@ -1,4 +1,5 @@
 import { paramsBinding, pitchOf, storageBuffers } from './binding.js';
+import { NO_RANK, rankedBits } from './ranked-bits.js';
 import { outputRows, SUM_COLUMNS } from './sum-pairs.js';
 
 const THREADS = SUM_COLUMNS / 4;
@@ -25,8 +26,7 @@ ${storageBuffers([
 ])}${paramsBinding(4)}
 const EXPERTS = ${experts}u;
 const THREADS = ${THREADS}u;
-// A bit for each expert that the row has, and those experts in their order.
-var<workgroup> expertBits: array<atomic<u32>, ${words}>;
+// A bit for each expert that the row has, and those experts in their order.${rankedBits(words)}
 var<workgroup> rowExperts: array<u32, EXPERTS>;
 
 @compute @workgroup_size(THREADS)
@@ -37,25 +37,17 @@ fn main(
   let row = group.x;
   for (var expert = thread; expert < EXPERTS; expert += THREADS) {
     if (selection[row * EXPERTS + expert] != 0) {
-      atomicOr(&expertBits[expert / 32u], 1u << (expert % 32u));
+      setBit(expert);
     }
   }
   workgroupBarrier();
   for (var expert = thread; expert < EXPERTS; expert += THREADS) {
-    let bits = atomicLoad(&expertBits[expert / 32u]);
-    let bit = 1u << (expert % 32u);
-    if ((bits & bit) != 0u) {
-      var rank = countOneBits(bits & (bit - 1u));
-      for (var word = 0u; word < expert / 32u; word++) {
-        rank += countOneBits(atomicLoad(&expertBits[word]));
-      }
+    let rank = rankOf(expert);
+    if (rank != ${NO_RANK}) {
       rowExperts[rank] = expert;
     }
   }
-  var count = 0u;
-  for (var word = 0u; word < ${words}u; word++) {
-    count += countOneBits(atomicLoad(&expertBits[word]));
-  }
+  let count = countBits(${words}u);
   workgroupBarrier();
   let quad = group.y * THREADS + thread;
   if (quad >= ${pitch}u) {

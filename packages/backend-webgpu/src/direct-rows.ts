@@ -12,7 +12,7 @@ import type { Encoder } from './encode.js';
 import type { ExpertsCall } from './experts-call.js';
 import { slotsOf, type Tiling, tilingKey } from './many-plan.js';
 import { bufferOf, type OpenBackend } from './open-backend.js';
-import { paramsAt, partParams } from './params.js';
+import { paramsAt, uniformParams } from './params.js';
 import { remember } from './pipelines.js';
 import type { RowBlock } from './row-block.js';
 
@@ -41,7 +41,7 @@ export function encodeDirect(
   const list = encoder.scratch((rows + 1) * experts * 4);
   const hidden = encoder.scratch(rows * experts * pitchOf(expertSize) * 4);
   const outputs = encoder.scratch(rows * experts * pitchOf(dOut) * 4);
-  const uniform = partParams(encoder, call, rows);
+  const uniform = uniformParams(encoder, call, rows);
 
   const hiddenColumns = Math.ceil(expertSize / tiling.hidden.columns);
   const hiddenSlots = slotsOf(rows, density, tiling.hidden.rows);

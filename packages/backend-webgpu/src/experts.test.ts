@@ -2,7 +2,6 @@ import {
   dynamicKExperts,
   type FeedForwardWeights,
   packExperts,
-  referenceDynamicKExperts,
   referenceSelectExperts,
   type SelectionRule,
   selectExperts,
@@ -11,9 +10,9 @@ import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { beforeAll, expect, test } from 'vitest';
 import { relativeError } from '../../kernels/testing/closeness.js';
-import { booleans, matrix, weightsOf } from '../../kernels/testing/random-experts.js';
+import { matrix, weightsOf } from '../../kernels/testing/random-experts.js';
 import { onAdapter, start } from '../testing/adapter.js';
-import { drawn, greatestError, type Shape, shapes } from '../testing/experts.js';
+import { bitsOf, drawn, greatestError, type Shape, shapes } from '../testing/experts.js';
 import { forbidSubgroups, limitBindings } from './limits.js';
 import { openBackend } from './open-backend.js';
 
@@ -108,17 +107,7 @@ onAdapter('the expert op on WebGPU', () => {
         density: 1,
         seed: 5,
       };
-      const { ffn, x, selection } = drawn(shape, rows);
-      const weights = weightsOf(ffn);
-      const packed = packExperts(weights, shape.expertSize);
-      const input = matrix(x, rows, shape.dIn);
-      const chosen = booleans(selection, rows, shape.experts);
-      const run = async (expectedDensity: number) => {
-        const out = dynamicKExperts(input, chosen, packed, { expectedDensity });
-        const values = await out.data();
-        out.dispose();
-        return Buffer.from(values.slice().buffer);
-      };
+      const { expected, run, dispose } = bitsOf(shape, rows);
       // A few windows, of which all but the first are not expected.
       limitBindings(device, 2 ** 21);
       const inWindows = await run(0.01).finally(() => limitBindings(device, undefined));
@@ -126,12 +115,9 @@ onAdapter('the expert op on WebGPU', () => {
       const unexpected = await run(0.01);
       const all = await run(1);
       const values = new Float32Array(all.buffer, all.byteOffset, rows * shape.dOut);
-      const expected = referenceDynamicKExperts(x, selection, ffn);
       expect(relativeError(values, expected)).toBeLessThanOrEqual(1e-5);
       expect([unexpected.equals(all), inWindows.equals(all)]).toEqual([true, true]);
-      packed.dispose();
-      tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
-      tf.dispose([input, chosen]);
+      dispose();
     },
     120_000,
   );

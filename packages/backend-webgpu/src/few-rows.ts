@@ -11,7 +11,7 @@ import type { ExpertsCall } from './experts-call.js';
 import { subgroupOf } from './limits.js';
 import { bufferOf, type OpenBackend } from './open-backend.js';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
-import { paramsAt, partParams } from './params.js';
+import { paramsAt, uniformParams } from './params.js';
 import { remember } from './pipelines.js';
 
 /** The most rows of the path that reads each weight once for all of them. */
@@ -39,7 +39,7 @@ export function fewRows(backend: OpenBackend, call: ExpertsCall, out: TensorInfo
     'DynamicKExperts',
     [x, selection, biases, downBias, out, ...weights],
     (encoder) => {
-      const uniform = partParams(encoder, call, rows);
+      const uniform = uniformParams(encoder, call, rows);
       const hidden = encoder.scratch(experts * expertSize * rowRoom * 4);
       for (const [index, { experts: count, up, gate }] of parts.entries()) {
         encoder.dispatch(

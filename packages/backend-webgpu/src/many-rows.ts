@@ -81,10 +81,10 @@ function encodeListed(
   tiling: Tiling,
   bindingBytes: number,
 ): void {
-  const { shape, parts, partExperts, density } = call;
+  const { shape, parts, density } = call;
   const { dOut, experts, expertSize } = shape;
   const plan = planMany(shape, rows, tiling.hidden.rows, bindingBytes);
-  const { tiles: mostTiles, windows, tileRoom, pairRoom } = plan;
+  const { tiles: mostTiles, windows, pairRoom } = plan;
   const sources = sourcesOf({ shape, tiling, subgroup: subgroupOf(backend.device) });
   const biases = bufferOf(backend, call.biases);
   const downBias = bufferOf(backend, call.downBias);
@@ -96,22 +96,7 @@ function encodeListed(
   const tiles = encoder.scratch((mostTiles + parts.length) * 16);
   const hidden = encoder.scratch(pairRoom * pitchOf(expertSize) * 4);
   const outputs = encoder.scratch(pairRoom * pitchOf(dOut) * 4);
-  const key = [rows, experts, partExperts, mostTiles, tileRoom];
-  const uniform = uniformParams(encoder, key, () =>
-    Array.from({ length: windows }, (_, window) =>
-      parts.map((part, index) => ({
-        rows,
-        tiles: mostTiles,
-        window,
-        tileRoom,
-        parts: parts.length,
-        part: index,
-        firstExpert: part.firstExpert,
-        partExperts,
-        experts: part.experts,
-      })),
-    ).flat(),
-  );
+  const uniform = uniformParams(encoder, call, rows, plan);
   const params = paramsAt(uniform, 0);
 
   // The tile kernel leaves them 0: commands keep their order, so every call finds them so.

@@ -1,6 +1,7 @@
 import { PARAMS_STRIDE } from '../../../kernels/webgpu/index.js';
 import type { Encoder } from './encode.js';
 import type { ExpertsCall } from './experts-call.js';
+import type { ManyPlan } from './many-plan.js';
 
 /** The fields of the kernels' `Params`, in their order. */
 const fields = [
@@ -17,37 +18,37 @@ const fields = [
 
 export type Params = Record<(typeof fields)[number], number>;
 
-/**
- * A uniform buffer with one `Params` after the other; `paramsAt` finds them again.
- *
- * @param key What they all follow from.
- */
-export function uniformParams(
-  encoder: Encoder,
-  key: readonly number[],
-  all: () => readonly Params[],
-): GPUBuffer {
-  return encoder.uniform(key.join(), () => packParams(all()));
-}
+/** Of kernels that know nothing of tiles. */
+const noTiles: Pick<ManyPlan, 'tiles' | 'windows' | 'tileRoom'> = {
+  tiles: 0,
+  windows: 1,
+  tileRoom: 0,
+};
 
-/** The same of the kernels that know nothing of tiles: one for each part of the experts. */
-export function partParams(
+/** A uniform buffer with a `Params` for each part of the experts, window after window; `paramsAt` finds them again. */
+export function uniformParams(
   encoder: Encoder,
   { shape: { experts }, parts, partExperts }: ExpertsCall,
   rows: number,
+  { tiles, windows, tileRoom } = noTiles,
 ): GPUBuffer {
-  return uniformParams(encoder, [rows, experts, partExperts], () =>
-    parts.map((part, index) => ({
-      rows,
-      tiles: 0,
-      window: 0,
-      tileRoom: 0,
-      parts: parts.length,
-      part: index,
-      firstExpert: part.firstExpert,
-      partExperts,
-      experts: part.experts,
-    })),
+  const key = [rows, experts, partExperts, tiles, tileRoom];
+  return encoder.uniform(key.join(), () =>
+    packParams(
+      Array.from({ length: windows }, (_, window) =>
+        parts.map((part, index) => ({
+          rows,
+          tiles,
+          window,
+          tileRoom,
+          parts: parts.length,
+          part: index,
+          firstExpert: part.firstExpert,
+          partExperts,
+          experts: part.experts,
+        })),
+      ).flat(),
+    ),
   );
 }
 

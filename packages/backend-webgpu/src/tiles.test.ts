@@ -1,9 +1,7 @@
-import { dynamicKExperts, packExperts } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import { afterEach, beforeAll, expect, test, vi } from 'vitest';
-import { booleans, matrix, weightsOf } from '../../kernels/testing/random-experts.js';
 import { onAdapter, start } from '../testing/adapter.js';
-import { drawn, greatestError, type Shape } from '../testing/experts.js';
+import { bitsOf, greatestError, type Shape } from '../testing/experts.js';
 import { limitBindings } from './limits.js';
 import { type Tiling, tilingOf } from './many-plan.js';
 import { openBackend } from './open-backend.js';
@@ -81,24 +79,12 @@ onAdapter('the expert op’s tiles on WebGPU', () => {
   test('gives the same bits whether rows are listed or found', async () => {
     const { device } = openBackend(tf.backend());
     const rows = 300;
-    const { ffn, x, selection } = drawn(shape, rows);
-    const weights = weightsOf(ffn);
-    const packed = packExperts(weights, shape.expertSize);
-    const input = matrix(x, rows, shape.dIn);
-    const chosen = booleans(selection, rows, shape.experts);
-    const run = async (expectedDensity: number) => {
-      const out = dynamicKExperts(input, chosen, packed, { expectedDensity });
-      const values = await out.data();
-      out.dispose();
-      return Buffer.from(values.slice().buffer);
-    };
+    const { run, dispose } = bitsOf(shape, rows);
     // Too little for the places of all pairs, enough for all rows.
     limitBindings(device, 400_000);
     const listed = await run(0.5).finally(() => limitBindings(device, undefined));
     const found = [await run(0), await run(0.5), await run(1)];
     expect(found.map((bits) => bits.equals(listed))).toEqual([true, true, true]);
-    packed.dispose();
-    tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
-    tf.dispose([input, chosen]);
+    dispose();
   }, 120_000);
 });

@@ -62,3 +62,26 @@ export async function greatestError(
   packed.dispose();
   return Math.max(...errors);
 }
+
+/** The bits of results for one drawn layer, by expected density; `dispose` when done. */
+export function bitsOf(shape: Shape, rows: number) {
+  const { ffn, x, selection } = drawn(shape, rows);
+  const weights = weightsOf(ffn);
+  const packed = packExperts(weights, shape.expertSize);
+  tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
+  const input = matrix(x, rows, shape.dIn);
+  const chosen = booleans(selection, rows, shape.experts);
+  return {
+    expected: referenceDynamicKExperts(x, selection, ffn),
+    run: async (expectedDensity: number) => {
+      const out = dynamicKExperts(input, chosen, packed, { expectedDensity });
+      const values = await out.data();
+      out.dispose();
+      return Buffer.from(values.slice().buffer);
+    },
+    dispose: () => {
+      packed.dispose();
+      tf.dispose([input, chosen]);
+    },
+  };
+}
