@@ -37,7 +37,6 @@ struct experts_dozens_args {
 #ifdef D2DMOE_EMULATED
 inline int dozens_rank() { return 0; }
 inline int dozens_ranks() { return 1; }
-inline void dozens_send(float4 *, int, float4) {}
 inline uint4 dozens_matrices(unsigned row) {
   const int lane = threadIdx.x % 32;
   unsigned v[4];
@@ -75,12 +74,6 @@ __device__ __forceinline__ uint4 dozens_transposed(unsigned row) {
   uint4 v;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(row) : "memory");
   return v;
-}
-// To the same place in another block of the cluster.
-__device__ __forceinline__ void dozens_send(float4 *place, int rank, float4 v) {
-  unsigned to;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(hopper_address(place)), "r"(rank));
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 #endif
 
@@ -410,7 +403,7 @@ template <int STORAGE, bool GATED, int TILES> __device__ __forceinline__ void ex
       for (int i = threadIdx.x; i < MATRICES * rows * tile / 4; i += EXPERTS_DOZENS_THREADS) {
         const int neuron = i * 4 % tile, row = i * 4 / tile % rows, m = i * 4 / tile / rows;
         const float4 four = make_float4(sum_at(m, row, neuron), sum_at(m, row, neuron + 1), sum_at(m, row, neuron + 2), sum_at(m, row, neuron + 3));
-        dozens_send(reinterpret_cast<float4 *>(buffer + ((rank * MATRICES + m) * padded_rows + row) * share + neuron % share), neuron / share, four);
+        hopper_cluster_store(hopper_address(buffer + ((rank * MATRICES + m) * padded_rows + row) * share + neuron % share), neuron / share, four);
       }
       hopper_cluster_arrive();
       hopper_cluster_wait();
@@ -679,7 +672,7 @@ template <int STORAGE, int TILES> __device__ __forceinline__ void experts_dozens
     return;
   }
   hopper_cluster_wait();
-  for (int i = threadIdx.x; i < items; i += EXPERTS_DOZENS_THREADS) dozens_send(received + rank * share + i % share, i / share, sum_at(i));
+  for (int i = threadIdx.x; i < items; i += EXPERTS_DOZENS_THREADS) hopper_cluster_store(hopper_address(received + rank * share + i % share), i / share, sum_at(i));
   hopper_cluster_arrive();
   hopper_cluster_wait();
   DOZENS_STAMP(1, 7);

@@ -108,7 +108,7 @@ template <typename T, bool UP, int SPLIT> __device__ __forceinline__ void expert
     const unsigned to = hopper_address(exchanged + part * GROUPS * 512 + threadIdx.x);
 #pragma unroll
     for (int j = 0; j < 8; j++)
-      if (j / GROUPS != part) experts_cluster_store(to + j % GROUPS * 512 * 16, j / GROUPS, make_float4(sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]));
+      if (j / GROUPS != part) hopper_cluster_store(to + j % GROUPS * 512 * 16, j / GROUPS, make_float4(sum[4 * j], sum[4 * j + 1], sum[4 * j + 2], sum[4 * j + 3]));
   }
   hopper_cluster_arrive();
   hopper_cluster_wait();

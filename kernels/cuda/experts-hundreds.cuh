@@ -23,20 +23,11 @@ inline void experts_add(float *to, float4 v) { to[0] += v.x, to[1] += v.y, to[2]
 #else
 
 constexpr bool EXPERTS_EMULATED = false;
-__device__ __forceinline__ unsigned experts_there(unsigned address, int block) {
-  unsigned there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(block));
-  return there;
-}
-// To the same place of another block's shared memory; there once the cluster's barrier is over.
-__device__ __forceinline__ void experts_cluster_store(unsigned address, int block, float4 v) {
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(experts_there(address, block)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
-}
-// The same behind the thread's back: its 16 bytes count as that block's barrier's. And until the barrier's phase of that
+// 16 bytes to the same place of another block's shared memory, behind the thread's back: they count as that block's barrier's. And until the barrier's phase of that
 // parity is over, all that it expects being there.
 __device__ __forceinline__ void experts_cluster_send(unsigned address, unsigned barrier, int block, const unsigned (&w)[4]) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(experts_there(address, block)), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]),
-               "r"(experts_there(barrier, block))
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(hopper_cluster_place(address, block)), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]),
+               "r"(hopper_cluster_place(barrier, block))
                : "memory");
 }
 __device__ __forceinline__ void experts_cluster_sent(unsigned barrier, unsigned parity) {

@@ -27,6 +27,7 @@ inline void hopper_wait_launch() {}
 inline void hopper_cluster_arrive() {}
 inline void hopper_cluster_arrive_relaxed() {}
 inline void hopper_cluster_wait() {}
+inline void hopper_cluster_store(unsigned, int, float4) {}
 inline void hopper_prefetch_line(const void *) {}
 inline void hopper_prefetch(const void *, long long) {}
 inline void hopper_arrive(unsigned barrier) {

@@ -62,6 +62,16 @@ __device__ __forceinline__ void hopper_cluster_arrive() { asm volatile("barrier.
 __device__ __forceinline__ void hopper_cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void hopper_cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
+// The same place of another block's shared memory; a write to it, which is there once the cluster's barrier is over.
+__device__ __forceinline__ unsigned hopper_cluster_place(unsigned address, int block) {
+  unsigned there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(block));
+  return there;
+}
+__device__ __forceinline__ void hopper_cluster_store(unsigned address, int block, float4 v) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(hopper_cluster_place(address, block)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+
 __device__ __forceinline__ void hopper_prefetch_line(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // What is read after the wait comes into the L2 cache before it, a line a thread of the grid. All writes meet there, so
 // that nothing is missed of what the launch before still writes.
