@@ -299,12 +299,12 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     process.exit(3);
   }
   const began = performance.now();
-  const built = await buildEmulator(process.argv[2], process.argv[3]);
-  for (const [file, error] of Object.entries(built.failures)) {
+  const { library, kernels, failures } = await buildEmulator(process.argv[2], process.argv[3]);
+  for (const [file, error] of Object.entries(failures)) {
     const lines = error.split('\n').filter((line) => /error:|already/.test(line));
     console.error(`${file} does not compile and is left out:`);
     for (const line of lines.slice(0, 5)) console.error(`  ${line}`);
   }
   const seconds = ((performance.now() - began) / 1000).toFixed(1);
-  console.log(`${built.library}: ${built.kernels} kernels, ${seconds} s`);
+  console.log(`${library}: ${kernels} kernels, ${seconds} s`);
 }

@@ -26,7 +26,7 @@ export function cudaInfo(open: () => Driver = openDriver): CudaInfo {
   const info: CudaInfo = { devices: [], libraries: libraries() };
   try {
     const driver = open();
-    info.driver = { library: driver.library, version: driverVersion(driver) };
+    info.driver = { library: driver.file, version: driverVersion(driver) };
     const count = startDriver(driver);
     for (let ordinal = 0; ordinal < count; ordinal++) {
       info.devices.push(deviceProperties(driver, ordinal, count).properties);
@@ -42,7 +42,7 @@ export function cudaInfo(open: () => Driver = openDriver): CudaInfo {
 function libraries(): CudaInfo['libraries'] {
   try {
     const found = openCublasLt();
-    return found === undefined ? {} : { cublasLt: found.library };
+    return found === undefined ? {} : { cublasLt: found.file };
   } catch (error) {
     return { cublasLt: error instanceof Error ? error.message : String(error) };
   }

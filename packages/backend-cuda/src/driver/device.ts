@@ -60,7 +60,7 @@ export function startDriver(driver: Driver): number {
   if (result === CUDA_ERROR_STUB_LIBRARY) {
     throw new D2DMoEError(
       'CUDA_NO_DRIVER',
-      `${driver.library} is the toolkit's stub, not a driver: take its folder out of LD_LIBRARY_PATH, or install NVIDIA's driver.`,
+      `${driver.file} is the toolkit's stub, not a driver: take its folder out of LD_LIBRARY_PATH, or install NVIDIA's driver.`,
     );
   }
   const count = new Int32Array(1);

@@ -141,7 +141,7 @@ export interface DriverFunctions {
  */
 export interface Driver extends DriverFunctions {
   /** File name of the library. */
-  readonly library: string;
+  readonly file: string;
   /** Memory that stays where it is until the process ends. */
   hostMemory(bytes: number): HostMemory;
   /** Memory of the driver's (cuMemHostAlloc), seen from JavaScript. Called once for each address. */

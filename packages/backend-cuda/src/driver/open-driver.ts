@@ -103,7 +103,7 @@ export function openDriver(): Driver {
   }
   return {
     ...(functions as unknown as DriverFunctions),
-    library,
+    file: library,
     hostMemory(bytes) {
       const pointer: unknown = koffi.alloc('uint8', bytes);
       return { address: Number(koffi.address(pointer)), buffer: koffi.view(pointer, bytes) };

@@ -134,7 +134,7 @@ export function checkLt(status: number, call: string): void {
 /** cuBLASLt, opened. */
 export interface CublasLt extends CublasLtFunctions {
   /** File name of the library. */
-  readonly library: string;
+  readonly file: string;
 }
 
 /**
@@ -165,7 +165,7 @@ export function openCublasLt(
       const parameters = words.split(' ').map((word) => types[word] ?? word);
       functions[name] = handle.func(name, 'int', parameters);
     }
-    return { ...(functions as unknown as CublasLtFunctions), library };
+    return { ...(functions as unknown as CublasLtFunctions), file: library };
   }
   return undefined;
 }

@@ -20,7 +20,7 @@ function recordingLt(states: readonly number[]) {
   const make = (out: unknown) => {
     (out as BigUint64Array)[0] = BigInt(next++);
   };
-  const lt = new Proxy({ library: 'recorded' } as CublasLt, {
+  const lt = new Proxy({ file: 'recorded' } as CublasLt, {
     get:
       (_, name) =>
       (...args: unknown[]) => {

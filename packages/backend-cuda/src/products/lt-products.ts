@@ -41,8 +41,8 @@ export class LtProducts {
   }
 
   /** File name of the library; undefined where none was found, or D2DMOE_NO_CUBLASLT hides it. */
-  get library(): string | undefined {
-    return this.#lt?.library;
+  get file(): string | undefined {
+    return this.#lt?.file;
   }
 
   /**

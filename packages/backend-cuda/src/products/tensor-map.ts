@@ -35,7 +35,7 @@ export class TensorMaps {
 
   constructor(driver: Driver) {
     this.#driver = driver;
-    const library = koffi.load(driver.library);
+    const library = koffi.load(driver.file);
     const types = 'uint64 int uint uint64 void* void* void* void* int int int int';
     this.#encode = library.func('cuTensorMapEncodeTiled', 'int', types.split(' ')) as (
       ...args: unknown[]

@@ -442,7 +442,7 @@ export async function* expertsRows(
     for (const { c, share, bar } of plans) {
       const named: { name: string; bar: Bar } = { name: nameOf(c, share), bar };
       try {
-        if (ltProducts(backend).library === undefined) throw new Error('cuBLASLt was not found.');
+        if (ltProducts(backend).file === undefined) throw new Error('cuBLASLt was not found.');
         const times = await timeCase(backend, c, share, random);
         const value = (times?.['ours']?.median ?? Number.NaN) / (times?.['dense']?.median ?? 0);
         const torchs = peer[keyOf(c)];

@@ -152,7 +152,7 @@ export async function timeProduct(
   runs = 21,
 ): Promise<Times> {
   const library = ltProducts(backend);
-  if (!isOwn && library.library === undefined) throw new Error('cuBLASLt was not found.');
+  if (!isOwn && library.file === undefined) throw new Error('cuBLASLt was not found.');
   const wasEnabled = library.enabled;
   library.enabled = !isOwn;
   const sets = makeSets(backend, c, random);
