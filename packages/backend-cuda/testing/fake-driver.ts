@@ -119,7 +119,7 @@ export function fakeDriver(answers: Answers = {}): FakeDriver {
   const base = {
     calls,
     launches,
-    library: 'fake',
+    file: 'fake',
     hostMemory: (bytes: number) => {
       const at = address(bytes);
       const buffer = new ArrayBuffer(bytes);
