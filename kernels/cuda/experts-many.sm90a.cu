@@ -20,7 +20,8 @@ typedef hopper_ring<EXPERTS_MANY_SLOTS_A> experts_ring_a;
 typedef hopper_ring<EXPERTS_MANY_SLOTS_B> experts_ring_b;
 typedef hopper_ring<1> experts_ring_facts;
 
-// Where results go. ADD: into the token's row, which holds the bias at first. STORE: a token's first segment becomes its
+// Where results go. ADD: into the token's row, which holds the bias at first; with the bias, as the row, in tiles of rows
+// that have no other segment. STORE: a token's first segment becomes its
 // row, others go to a list of rows of their own, [segments - 1, rows, d_out]; experts_segments_combine adds them up.
 enum { EXPERTS_ADD, EXPERTS_STORE };
 
@@ -32,6 +33,7 @@ struct experts_many_call {
   const int *header;
   const unsigned *mask;
   const float *up_bias, *gate_bias;
+  const void *bias;  // [d_out] in 16 bits, for tiles of rows that have no other segment
   void *out, *others;
   int rows, d, pitch, d_out, words;
   experts_units units;
@@ -40,14 +42,16 @@ struct experts_many_call {
 
 // What a tile's rows and units are, which one warp looks up ahead of time.
 struct experts_many_facts {
-  int4 tile;
+  int4 tile;  // without EXPERTS_ONLY
   float bias[256];           // of the tile's neurons; GATED: of up's, then of gate's
   unsigned place[128];       // rows in the list
   unsigned chosen[2][128];   // which experts of a unit a row runs
+  int only;                  // EXPERTS_ONLY of the tile
 };
 
-// A warpgroup's part of one tile. UNITS: of the tile; WIDTH: neurons of a unit. GATED: one unit, up and gate.
-template <typename T, int WIDTH, int UNITS, bool GATED>
+// A warpgroup's part of one tile. UNITS: of the tile; WIDTH: neurons of a unit. GATED: one unit, up and gate. ONLY: of rows
+// that have no other segment.
+template <typename T, int WIDTH, int UNITS, bool GATED, bool ONLY>
 __device__ __forceinline__ void experts_many_tile(const experts_many_call &call, const experts_many_facts &facts,
                                                   unsigned facts_done, int first_row, unsigned a_base, unsigned b_base,
                                                   experts_ring_a &a_ring, experts_ring_b &b_ring) {
@@ -182,6 +186,12 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
   };
   // Reads the sums only: nothing but products may write to registers that products use while others are under way.
   auto put = [&](const float(&sum)[64], int column0) {
+    unsigned bias[4][4];
+    if constexpr (ONLY) {
+      // All before the first result: what is read behind results waits for them.
+#pragma unroll
+      for (int j = 0; j < 4; j++) hopper_load16(bias[j], static_cast<const T *>(call.bias) + min(column0 + j * 32 + 8 * t, call.d_out - 8));
+    }
 #pragma unroll
     for (int j = 0; j < 16; j += 4) {
       const int column = column0 + j * 8 + 8 * t;
@@ -191,8 +201,12 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
 #pragma unroll
         for (int i = 0; i < 4; i++) w[i] = hopper_pack<T>(sum[4 * (j + i) + 2 * half], sum[4 * (j + i) + 2 * half + 1]);
         hopper_exchange(w, t);
+        if (ONLY) {
+#pragma unroll
+          for (int i = 0; i < 4; i++) w[i] = hopper_sum<T>(w[i], bias[j / 4][i]);
+        }
         if (!there[half] || column >= call.d_out) continue;
-        if (call.mode == EXPERTS_ADD)
+        if (!ONLY && call.mode == EXPERTS_ADD)
           hopper_add16<T>(to[half] + column, w);
         else
           *reinterpret_cast<uint4 *>(to[half] + column) = make_uint4(w[0], w[1], w[2], w[3]);
@@ -290,10 +304,10 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
         const int next = tile_at(turn + 1);
         const int4 tile_then = next < tiles ? call.tiles[next] : tile;
         hopper_wait(facts_ring.empty(), facts_ring.phase ^ 1);
-        if (lane == 0) f.tile = tile;
+        if (lane == 0) f.only = tile.y & EXPERTS_ONLY, f.tile = make_int4(tile.x, tile.y % EXPERTS_ONLY, tile.z, tile.w);
         unsigned place[4];
 #pragma unroll
-        for (int i = 0; i < 4; i++) place[i] = call.list[tile.x + max(0, min(tile.y - 1, lane + 32 * i))];
+        for (int i = 0; i < 4; i++) place[i] = call.list[tile.x + max(0, min(tile.y % EXPERTS_ONLY - 1, lane + 32 * i))];
         {
           float bias[2 * WIDTH / 32];
 #pragma unroll
@@ -332,12 +346,13 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
       const unsigned to0 = a_base + consumer * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A + lane / 8 * 128;
       for (int turn = 0, index; (index = tile_at(turn)) < tiles; turn++) {
         const int4 tile = call.tiles[index];
-        if (first_row >= tile.y) continue;
+        const int tile_rows = tile.y % EXPERTS_ONLY;
+        if (first_row >= tile_rows) continue;
         // Where the rows begin that this lane copies of, in 16 bytes: a step has no time to look them up.
         unsigned rows[16];
 #pragma unroll
         for (int i = 0; i < 16; i++) {
-          const unsigned row = call.list[tile.x + min(tile.y - 1, first_row + i * 4 + lane / 8)] % (unsigned)call.rows;
+          const unsigned row = call.list[tile.x + min(tile_rows - 1, first_row + i * 4 + lane / 8)] % (unsigned)call.rows;
           rows[i] = row * (unsigned)(call.pitch / 8);
         }
         for (int step = 0; step < steps; step++) {
@@ -370,12 +385,15 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
           if (lane == 0) hopper_arrive(b_ring.empty());
           b_ring.next();
         }
-      } else if constexpr (GATED) {
-        experts_many_tile<T, WIDTH, 1, true>(call, f, facts_ring.empty(), first_row, a_slots, b_base, a_ring, b_ring);
-      } else if (units == 1) {
-        experts_many_tile<T, WIDTH, 1, false>(call, f, facts_ring.empty(), first_row, a_slots, b_base, a_ring, b_ring);
       } else {
-        experts_many_tile<T, WIDTH, 2, false>(call, f, facts_ring.empty(), first_row, a_slots, b_base, a_ring, b_ring);
+        auto run = [&](auto units, auto only) {
+          experts_many_tile<T, WIDTH, decltype(units)::value, GATED, decltype(only)::value>(call, f, facts_ring.empty(), first_row, a_slots, b_base, a_ring, b_ring);
+        };
+        auto run_units = [&](auto units) { return f.only ? run(units, std::true_type()) : run(units, std::false_type()); };
+        if (GATED || units == 1)
+          run_units(std::integral_constant<int, 1>());
+        else if constexpr (!GATED)
+          run_units(std::integral_constant<int, 2>());
       }
       facts_ring.next();
     }
@@ -387,10 +405,10 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                   \
       NAME(const __grid_constant__ hopper_map up, const __grid_constant__ hopper_map gate,                               \
            const __grid_constant__ hopper_map down, const void *x, const int4 *tiles, const unsigned *list,              \
-           const int *header, const unsigned *mask, const float *up_bias, const float *gate_bias,                         \
+           const int *header, const unsigned *mask, const float *up_bias, const float *gate_bias, const void *bias,      \
            void *out, void *others, int rows, int d, int pitch, int d_out, int words, int experts, int size,             \
            int per_unit, int parts, int activation, int mode) {                                                          \
-    experts_many<T, WIDTH, GATED>({&up, &gate, &down, x, tiles, list, header, mask, up_bias, gate_bias, out,             \
+    experts_many<T, WIDTH, GATED>({&up, &gate, &down, x, tiles, list, header, mask, up_bias, gate_bias, bias, out,       \
                                    others, rows, d, pitch, d_out, words, {experts, size, per_unit, parts, WIDTH},        \
                                    activation, mode});                                                                   \
   }

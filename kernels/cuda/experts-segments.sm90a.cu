@@ -1,5 +1,5 @@
 // Groups the rows of a masked batch by the units that they run, for experts-many: a counting sort whose counts, places
-// and tiles stay on the device. A group's rows are cut into tiles of 128.
+// and tiles stay on the device. A kind's rows are cut into tiles of 128.
 #include "experts-units.cuh"
 #include "hopper.cuh"
 
@@ -22,88 +22,115 @@ __device__ __forceinline__ int experts_before(int x, int *shared, int &total) {
 }
 
 // How the work is shared out: `blocks` blocks have a range of rows each; `chunks` ranges of blocks are counted apart, so
-// that a group's rows come in the order of the batch, roughly. What is near in time is then near in memory: tiles of all
-// groups whose rows are of the same part of the batch are worked on together.
+// that a kind's rows come in the order of the batch, roughly. What is near in time is then near in memory: tiles of all
+// kinds whose rows are of the same part of the batch are worked on together.
 struct experts_shares {
   int blocks, chunks;
   __device__ __forceinline__ int chunk(int block) const { return (int)((long long)block * chunks / blocks); }
 };
 
-// The bins that the table of tiles is sorted by: how far down its group a tile lies, and last those that have rows for one
-// warpgroup only, pairs before single units.
-constexpr int EXPERTS_BINS = 32, EXPERTS_ALL_BINS = EXPERTS_BINS + 2;
-__device__ __forceinline__ int experts_bin(bool single, int rows, int tile) {
+// Kinds of segments: pairs of units, single units, then where `apart`, the same again for rows that have no other segment:
+// their results are stored and not added. Those need no chunks: nothing else comes to their rows.
+struct experts_kinds {
+  int units, pairs, all, chunks, count;
+  __device__ __forceinline__ experts_kinds(const experts_units &u, int paired, int apart, int chunks)
+      : units(u.count()), pairs(experts_pairs(units, paired)), all(pairs + units), chunks(chunks), count(apart ? 2 * all : all) {}
+  // Where a kind's rows of a chunk are counted, the kinds being one after the other.
+  __device__ __forceinline__ int counter(int kind, int chunk) const { return kind < all ? kind * chunks + chunk : all * chunks + kind - all; }
+  __device__ __forceinline__ int counters() const { return counter(count, 0); }
+  __device__ __forceinline__ bool only(int kind) const { return kind >= all; }
+  __device__ __forceinline__ bool single(int kind) const { return kind % all >= pairs; }
+};
+
+// The bins that the table of tiles is sorted by: only segments; how far down its kind a tile lies; and last those that
+// have rows for one warpgroup only. Pairs before single units.
+constexpr int EXPERTS_PLACES = 32, EXPERTS_BINS = 2 + EXPERTS_PLACES + 2;
+__device__ __forceinline__ int experts_bin(bool only, bool single, int rows, int tile) {
   const int tiles = (rows + EXPERTS_TILE_ROWS - 1) / EXPERTS_TILE_ROWS, left = rows - tile * EXPERTS_TILE_ROWS;
-  return left <= EXPERTS_TILE_ROWS / 2 ? EXPERTS_BINS + single : (int)((2ll * tile + 1) * EXPERTS_BINS / (2 * tiles));
+  if (left <= EXPERTS_TILE_ROWS / 2) return 2 + EXPERTS_PLACES + single;
+  return only ? single : 2 + (2 * tile + 1) * EXPERTS_PLACES / (2 * tiles);
 }
 
-// What becomes of a row's segment: its group in the low bits, its number among the block's rows of that group above.
-constexpr int EXPERTS_GROUP_BITS = 13;
+// What becomes of a row's segment: its kind in the low bits, its number among the block's rows of that kind above.
+constexpr int EXPERTS_KIND_BITS = 13;
 constexpr unsigned EXPERTS_NO_SEGMENT = 0xffffffff;
+__device__ __forceinline__ int experts_kind(unsigned code) { return code & ((1u << EXPERTS_KIND_BITS) - 1); }
 
-// The bias to half of the rows of `out`, by the blocks from `block` on. A warp has 512 bytes of bias in registers and
-// goes down the rows with them, so that nothing but stores is under way.
-template <typename T>
-__device__ __forceinline__ void experts_segments_fill(int rows, T *__restrict__ out, const float *__restrict__ bias,
-                                                      int d_out, int block, int half) {
-  const int pieces = d_out / 8, middle = rows / 2, end = half ? rows : middle;
-  const int warps = (gridDim.x - (blockIdx.x - block)) * (EXPERTS_THREADS / 32);
-  const int first = (half ? middle : 0) + block * (EXPERTS_THREADS / 32) + threadIdx.x / 32;
-  for (int piece = threadIdx.x % 32; piece < pieces; piece += 32) {
+// The bias to the rows from `begin` to `end` of `out` that `takes` says, by the blocks from `block` on. A warp has 512
+// bytes of bias in registers and goes down the rows with them, so that nothing but stores is under way.
+constexpr int EXPERTS_FILL_ROWS = 8;
+template <typename T, typename F>
+__device__ __forceinline__ void experts_segments_fill(int begin, int end, F takes, T *__restrict__ out,
+                                                      const float *__restrict__ bias, int d_out, int block) {
+  const int pieces = d_out / 8, warps = (gridDim.x - (blockIdx.x - block)) * (EXPERTS_THREADS / 32), lane = threadIdx.x % 32;
+  const int first = begin + (block * (EXPERTS_THREADS / 32) + threadIdx.x / 32) * EXPERTS_FILL_ROWS;
+  for (int piece0 = 0; piece0 < pieces; piece0 += 32) {
+    const int piece = piece0 + lane;
     __align__(16) T values[8];
 #pragma unroll
-    for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias ? __ldg(bias + piece * 8 + e) : 0.0f);
+    for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias && piece < pieces ? __ldg(bias + piece * 8 + e) : 0.0f);
     const uint4 value = *reinterpret_cast<uint4 *>(values);
-#pragma unroll 8
-    for (int row = first; row < end; row += warps) reinterpret_cast<uint4 *>(out)[(long long)row * pieces + piece] = value;
+    for (int row0 = first; row0 < end; row0 += warps * EXPERTS_FILL_ROWS) {
+      const int row = row0 + lane % EXPERTS_FILL_ROWS;
+      const unsigned taken = __ballot_sync(~0u, row < end && takes(row));
+#pragma unroll
+      for (int i = 0; i < EXPERTS_FILL_ROWS; i++)
+        if (taken >> i & 1 && piece < pieces) reinterpret_cast<uint4 *>(out)[(long long)(row0 + i) * pieces + piece] = value;
+    }
   }
 }
 
-// The selection's bits and rows of each group by blocks, then by the last of these to finish: where each group's rows
+// The selection's bits and rows of each kind by blocks, then by the last of these to finish: where each kind's rows
 // begin, chunk by chunk, how many tiles there are, and where each bin of the table begins. `counts` and the block counter
-// behind it are zero on entry. Blocks beyond shares.blocks, where `out` is given, fill its first half.
-//   selection [rows, experts], mask [rows, words], codes [segments, rows], counts [groups, chunks] + 1,
-//   offsets [blocks, groups], begins [groups, chunks] + 1, bins [EXPERTS_ALL_BINS], header: the number of tiles
+// behind it are zero on entry. Blocks beyond shares.blocks fill the first half of `out`.
+//   selection [rows, experts], mask [rows, words], codes [segments, rows], counts [counters] + 1,
+//   offsets [blocks, kinds], begins [counters] + 1, bins [EXPERTS_BINS], header: the number of tiles
 template <typename T>
-__device__ __forceinline__ void experts_segments_count(const unsigned char *__restrict__ selection, unsigned *mask, int rows,
-                                                       int words, experts_units units, int paired, experts_shares shares, int segments,
-                                                       unsigned *codes, int *counts, int *offsets, int *begins, int *bins,
+__device__ __forceinline__ void experts_segments_count(const unsigned char *__restrict__ selection, unsigned *mask, int rows, int words,
+                                                       const experts_units &units, int paired, int apart, const experts_shares &shares,
+                                                       int segments, unsigned *codes, int *counts, int *offsets, int *begins, int *bins,
                                                        int *header, T *out, const float *bias, int d_out) {
   DYNAMIC_SHARED(int, shared);
-  const int block = blockIdx.x;
+  const int block = blockIdx.x, blocks = shares.blocks, chunk = shares.chunk(block);
   hopper_launch_next();
-  if (block >= shares.blocks) return experts_segments_fill(rows, out, bias, d_out, block - shares.blocks, 0);
-  const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count, chunk = shares.chunk(block);
+  if (block >= blocks) return experts_segments_fill(0, rows / 2, [](int) { return true; }, out, bias, d_out, block - blocks);
+  const experts_kinds kinds(units, paired, apart, shares.chunks);
+  const int counters = kinds.counters();
   int *histogram = shared + 96;
-  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS) histogram[i] = 0;
+  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) histogram[i] = 0;
   __syncthreads();
-  const int per_block = (rows + shares.blocks - 1) / shares.blocks, end = min(rows, (block + 1) * per_block);
+  const int per_block = (rows + blocks - 1) / blocks, end = min(rows, (block + 1) * per_block);
   for (int row = block * per_block + threadIdx.x; row < end; row += EXPERTS_THREADS) {
-    int number = 0;
+    int number = 0, held = -1;
+    auto put = [&](int kind) { codes[(long long)number++ * rows + row] = kind | atomicAdd(histogram + kind, 1) << EXPERTS_KIND_BITS; };
     for (int word = 0; word < words; word++) mask[(long long)row * words + word] = experts_selected(selection, row, units.experts, word * 32);
     units.segments(mask + (long long)row * words, words, paired, [&](int a, int b, int) {
-      const int group = experts_group(a, b, pairs), before = atomicAdd(histogram + group, 1);
-      codes[(long long)number++ * rows + row] = group | before << EXPERTS_GROUP_BITS;
+      const int kind = experts_group(a, b, kinds.pairs);
+      // The first waits for whether there is another.
+      if (apart && number == 0 && held < 0) return void(held = kind);
+      if (held >= 0) put(held), held = -1;
+      put(kind);
     });
+    if (held >= 0) put(kinds.all + held);
     if (number < segments) codes[(long long)number * rows + row] = EXPERTS_NO_SEGMENT;
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS)
-    offsets[block * groups + i] = histogram[i] > 0 ? atomicAdd(counts + i * shares.chunks + chunk, histogram[i]) : 0;
+  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS)
+    offsets[block * kinds.count + i] = histogram[i] > 0 ? atomicAdd(counts + kinds.counter(i, chunk), histogram[i]) : 0;
   __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) shared[95] = atomicAdd(counts + groups * shares.chunks, 1);
+  if (threadIdx.x == 0) shared[95] = atomicAdd(counts + counters, 1);
   __syncthreads();
-  if (shared[95] != shares.blocks - 1) return;
+  if (shared[95] != blocks - 1) return;
 
   __threadfence();
   int *in_bin = shared + 8;
-  if (threadIdx.x < EXPERTS_ALL_BINS) in_bin[threadIdx.x] = 0;
-  const int all = groups * shares.chunks, per_thread = (all + EXPERTS_THREADS - 1) / EXPERTS_THREADS;
-  const int from = min(all, (int)threadIdx.x * per_thread), to = min(all, from + per_thread);
+  if (threadIdx.x < EXPERTS_BINS) in_bin[threadIdx.x] = 0;
+  const int per_thread = (counters + EXPERTS_THREADS - 1) / EXPERTS_THREADS;
+  const int from = min(counters, (int)threadIdx.x * per_thread), to = min(counters, from + per_thread);
   // Through shared memory: one block's reads of memory one after the other would take longer than all of the counting.
   int *begin_of = histogram;
-  for (int i = threadIdx.x; i < all; i += EXPERTS_THREADS) begin_of[i] = __ldcg(counts + i);
+  for (int i = threadIdx.x; i < counters; i += EXPERTS_THREADS) begin_of[i] = __ldcg(counts + i);
   __syncthreads();
   int sum = 0, total;
   for (int i = from; i < to; i++) sum += begin_of[i];
@@ -113,82 +140,90 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
     begin_of[i] = at;
     at += n;
   }
-  if (threadIdx.x == 0) begin_of[all] = total;
+  if (threadIdx.x == 0) begin_of[counters] = total;
   __syncthreads();
-  for (int i = threadIdx.x; i <= all; i += EXPERTS_THREADS) begins[i] = begin_of[i];
-  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS) {
-    const int n = begin_of[(i + 1) * shares.chunks] - begin_of[i * shares.chunks];
-    for (int tile = 0; tile * EXPERTS_TILE_ROWS < n; tile++) atomicAdd(in_bin + experts_bin(i >= pairs, n, tile), 1);
+  for (int i = threadIdx.x; i <= counters; i += EXPERTS_THREADS) begins[i] = begin_of[i];
+  // Eight threads a kind: the greatest have a hundred tiles.
+  for (int i = threadIdx.x / 8; i < kinds.count; i += EXPERTS_THREADS / 8) {
+    const int n = begin_of[kinds.counter(i + 1, 0)] - begin_of[kinds.counter(i, 0)];
+    for (int tile = threadIdx.x % 8; tile * EXPERTS_TILE_ROWS < n; tile += 8)
+      atomicAdd(in_bin + experts_bin(kinds.only(i), kinds.single(i), n, tile), 1);
   }
   __syncthreads();
-  const int mine = threadIdx.x < EXPERTS_ALL_BINS ? in_bin[threadIdx.x] : 0, begin = experts_before(mine, shared, total);
-  if (threadIdx.x < EXPERTS_ALL_BINS) bins[threadIdx.x] = begin;
+  const int mine = threadIdx.x < EXPERTS_BINS ? in_bin[threadIdx.x] : 0, begin = experts_before(mine, shared, total);
+  if (threadIdx.x < EXPERTS_BINS) bins[threadIdx.x] = begin;
   if (threadIdx.x == 0) header[0] = total;
 }
 
-#define EXPERTS_SEGMENTS_COUNT(NAME, T)                                                                                \
-  extern "C" __global__ void __launch_bounds__(256)                                                                    \
-      NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit,   \
-           int parts, int width, int paired, int blocks, int chunks, int segments, unsigned *codes, int *counts,       \
-           int *offsets, int *begins, int *bins, int *header, T *out, const float *bias, int d_out) {                  \
-    experts_segments_count<T>(selection, mask, rows, words, {experts, size, per_unit, parts, width}, paired,           \
-                              {blocks, chunks}, segments, codes, counts, offsets, begins, bins, header, out, bias,     \
-                              d_out);                                                                                  \
+#define EXPERTS_SEGMENTS_COUNT(NAME, T)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(256)                                                                     \
+      NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit,    \
+           int parts, int width, int paired, int apart, int blocks, int chunks, int segments, unsigned *codes,          \
+           int *counts, int *offsets, int *begins, int *bins, int *header, T *out, const float *bias, int d_out) {      \
+    experts_segments_count<T>(selection, mask, rows, words, {experts, size, per_unit, parts, width}, paired, apart,     \
+                              {blocks, chunks}, segments, codes, counts, offsets, begins, bins, header, out, bias,      \
+                              d_out);                                                                                   \
   }
 EXPERTS_SEGMENTS_COUNT(experts_segments_count_bf16, bf16)
 EXPERTS_SEGMENTS_COUNT(experts_segments_count_f16, __half)
 
-// The rows themselves, group by group: token + rows · (number of the segment within its token), or where `out` is given,
-// the token. And the tiles: where the tile's rows begin, how many, its units.
-// Blocks beyond shares.blocks fill the second half of `out`.
+// The rows themselves, kind by kind: token + rows · (number of the segment within its token), or where `out` is given,
+// the token. And the tiles: where the tile's rows begin, how many (and EXPERTS_ONLY), its units. Blocks beyond
+// shares.blocks fill the second half of `out`, or where `apart`, all rows but those of only segments, whose bias the
+// first block rounds to `bias16`.
 template <typename T>
-__device__ __forceinline__ void experts_segments_place(const unsigned *mask, int rows, int words, experts_units units,
-                                                       int paired, experts_shares shares, int segments,
+__device__ __forceinline__ void experts_segments_place(int rows, const experts_units &units, int paired, int apart,
+                                                       const experts_shares &shares, int segments,
                                                        const unsigned *__restrict__ codes, const int *__restrict__ offsets,
                                                        const int *__restrict__ begins, int *bins,
                                                        unsigned *__restrict__ list, int4 *__restrict__ tiles, T *out,
-                                                       const float *bias, int d_out) {
+                                                       const float *bias, T *bias16, int d_out) {
   DYNAMIC_SHARED(int, shared);
   const int block = blockIdx.x;
   hopper_launch_next();
   hopper_wait_launch();
-  if (block >= shares.blocks) return experts_segments_fill(rows, out, bias, d_out, block - shares.blocks, 1);
-  const int count = units.count(), pairs = experts_pairs(count, paired), groups = pairs + count, chunk = shares.chunk(block);
-  for (int i = threadIdx.x; i < groups; i += EXPERTS_THREADS)
-    shared[i] = begins[i * shares.chunks + chunk] + offsets[block * groups + i];
+  const experts_kinds kinds(units, paired, apart, shares.chunks);
+  if (block >= shares.blocks) {
+    auto takes = [&](int row) { return !apart || codes[row] == EXPERTS_NO_SEGMENT || !kinds.only(experts_kind(codes[row])); };
+    return experts_segments_fill(apart ? 0 : rows / 2, rows, takes, out, bias, d_out, block - shares.blocks);
+  }
+  if (apart && block == 0)
+    for (int i = threadIdx.x; i < d_out; i += EXPERTS_THREADS) bias16[i] = from_float<T>(bias ? bias[i] : 0.0f);
+  const int chunk = shares.chunk(block);
+  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS)
+    shared[i] = begins[kinds.counter(i, chunk)] + offsets[block * kinds.count + i];
   __syncthreads();
   const int per_block = (rows + shares.blocks - 1) / shares.blocks, end = min(rows, (block + 1) * per_block);
   for (int row = block * per_block + threadIdx.x; row < end; row += EXPERTS_THREADS) {
     unsigned code = codes[row];
     for (int number = 0; code != EXPERTS_NO_SEGMENT; number++) {
       const unsigned next = number + 1 < segments ? codes[(number + 1ll) * rows + row] : EXPERTS_NO_SEGMENT;
-      const unsigned place = out ? 0 : number;
-      list[shared[code & ((1u << EXPERTS_GROUP_BITS) - 1)] + (code >> EXPERTS_GROUP_BITS)] = row + place * (unsigned)rows;
+      list[shared[experts_kind(code)] + (code >> EXPERTS_KIND_BITS)] = row + (out ? 0 : number) * (unsigned)rows;
       code = next;
     }
   }
   const int warps = shares.blocks * EXPERTS_THREADS / 32, lane = threadIdx.x % 32;
-  for (int i = (block * EXPERTS_THREADS + threadIdx.x) / 32; i < groups; i += warps) {
-    const int begin = begins[i * shares.chunks], n = begins[(i + 1) * shares.chunks] - begin;
-    int a = i - pairs, b = -1;
-    if (i < pairs) {
-      b = (int)((1.0f + sqrtf(1.0f + 8.0f * i)) / 2.0f);
-      while (b * (b - 1) / 2 > i) b--;
-      while ((b + 1) * b / 2 <= i) b++;
-      a = i - b * (b - 1) / 2;
+  for (int i = (block * EXPERTS_THREADS + threadIdx.x) / 32; i < kinds.count; i += warps) {
+    const int begin = begins[kinds.counter(i, 0)], n = begins[kinds.counter(i + 1, 0)] - begin, group = i % kinds.all;
+    int a = group - kinds.pairs, b = -1;
+    if (!kinds.single(i)) {
+      b = (int)((1.0f + sqrtf(1.0f + 8.0f * group)) / 2.0f);
+      while (b * (b - 1) / 2 > group) b--;
+      while ((b + 1) * b / 2 <= group) b++;
+      a = group - b * (b - 1) / 2;
     }
     for (int tile = lane; tile * EXPERTS_TILE_ROWS < n; tile += 32)
-      tiles[atomicAdd(bins + experts_bin(i >= pairs, n, tile), 1)] =
-          make_int4(begin + tile * EXPERTS_TILE_ROWS, min(EXPERTS_TILE_ROWS, n - tile * EXPERTS_TILE_ROWS), a, b);
+      tiles[atomicAdd(bins + experts_bin(kinds.only(i), kinds.single(i), n, tile), 1)] =
+          make_int4(begin + tile * EXPERTS_TILE_ROWS, min(EXPERTS_TILE_ROWS, n - tile * EXPERTS_TILE_ROWS) | (kinds.only(i) ? EXPERTS_ONLY : 0), a, b);
   }
 }
 #define EXPERTS_SEGMENTS_PLACE(NAME, T)                                                                                 \
   extern "C" __global__ void __launch_bounds__(256)                                                                     \
-      NAME(const unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts, int width,        \
-           int paired, int blocks, int chunks, int segments, const unsigned *codes, const int *offsets,                 \
-           const int *begins, int *bins, unsigned *list, int4 *tiles, T *out, const float *bias, int d_out) {           \
-    experts_segments_place<T>(mask, rows, words, {experts, size, per_unit, parts, width}, paired, {blocks, chunks},     \
-                              segments, codes, offsets, begins, bins, list, tiles, out, bias, d_out);                   \
+      NAME(int rows, int experts, int size, int per_unit, int parts, int width, int paired, int apart, int blocks,      \
+           int chunks, int segments, const unsigned *codes, const int *offsets, const int *begins, int *bins,           \
+           unsigned *list, int4 *tiles, T *out, const float *bias, T *bias16, int d_out) {                              \
+    experts_segments_place<T>(rows, {experts, size, per_unit, parts, width}, paired, apart, {blocks, chunks}, segments, \
+                              codes, offsets, begins, bins, list, tiles, out, bias, bias16, d_out);                     \
   }
 EXPERTS_SEGMENTS_PLACE(experts_segments_place_bf16, bf16)
 EXPERTS_SEGMENTS_PLACE(experts_segments_place_f16, __half)

@@ -87,3 +87,5 @@ struct experts_units {
 // Segments of the same units are a group: pairs (a < b) first, then single units.
 __device__ __forceinline__ int experts_pairs(int units, int paired) { return paired ? units * (units - 1) / 2 : 0; }
 __device__ __forceinline__ int experts_group(int a, int b, int pairs) { return b < 0 ? pairs + a : b * (b - 1) / 2 + a; }
+// In a tile's number of rows: of rows that have no other segment.
+constexpr int EXPERTS_ONLY = 1 << 16;

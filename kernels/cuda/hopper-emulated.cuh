@@ -147,12 +147,14 @@ template <typename T> inline unsigned hopper_pack(float low, float high) {
 template <typename T> inline unsigned hopper_pack_relu(float low, float high) {
   return hopper_pack<T>(low < 0 ? 0.0f : low, high < 0 ? 0.0f : high);
 }
+inline void hopper_load16(unsigned (&w)[4], const void *from) { memcpy(w, from, 16); }
+template <typename T> inline unsigned hopper_sum(unsigned a, unsigned b) {
+  T x[2], y[2];
+  memcpy(x, &a, 4), memcpy(y, &b, 4);
+  return hopper_pack<T>((float)x[0] + (float)y[0], (float)x[1] + (float)y[1]);
+}
 template <typename T> inline void hopper_add16(void *to, const unsigned (&w)[4]) {
-  for (int i = 0; i < 4; i++) {
-    T pair[2];
-    memcpy(pair, &w[i], 4);
-    for (int e = 0; e < 2; e++) static_cast<T *>(to)[2 * i + e] = T((float)static_cast<T *>(to)[2 * i + e] + (float)pair[e]);
-  }
+  for (int i = 0; i < 4; i++) static_cast<unsigned *>(to)[i] = hopper_sum<T>(static_cast<unsigned *>(to)[i], w[i]);
 }
 inline float hopper_exp2(float x) { return exp2f(x); }
 inline float hopper_reciprocal(float x) { return 1.0f / x; }

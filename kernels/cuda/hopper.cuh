@@ -233,6 +233,19 @@ template <typename T> __device__ __forceinline__ unsigned hopper_pack_relu(float
   return pair;
 }
 
+// 16 bytes that nobody writes, read where the program says so.
+__device__ __forceinline__ void hopper_load16(unsigned (&w)[4], const void *from) {
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(from));
+}
+// Two pairs added up.
+template <typename T> __device__ __forceinline__ unsigned hopper_sum(unsigned a, unsigned b) {
+  unsigned sum;
+  if constexpr (std::is_same<T, bf16>::value)
+    asm("add.rn.bf16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+  else
+    asm("add.rn.f16x2 %0, %1, %2;" : "=r"(sum) : "r"(a), "r"(b));
+  return sum;
+}
 // Eight 16-bit values added to 16 bytes of device memory.
 template <typename T> __device__ __forceinline__ void hopper_add16(void *to, const unsigned (&w)[4]) {
   if constexpr (std::is_same<T, bf16>::value)

@@ -198,7 +198,7 @@ template <typename T> struct Layer {
   unsigned *bits;                           // and again in bits, by the op
   T *up, *gate, *down, *partial = nullptr, *hidden = nullptr;
   float *up_bias, *gate_bias, *down_bias;
-  T *up_bias16, *down_bias16;
+  T *up_bias16, *down_bias16, *rounded_bias;  // rounded by the op
   int *counts, *offsets, *begins, *bins, *header;
   unsigned *codes, *list;
   int4 *tiles;
@@ -219,13 +219,13 @@ template <typename T> struct Layer {
     bits = own<unsigned>((size_t)s.rows * s.words());
     up = own<T>(h * s.d), down = own<T>(h * s.d_out), gate = s.gated ? own<T>(h * s.d) : nullptr;
     up_bias = own<float>(h), gate_bias = s.gated ? own<float>(h) : nullptr, down_bias = own<float>(s.d_out);
-    up_bias16 = own<T>(h), down_bias16 = own<T>(s.d_out);
+    up_bias16 = own<T>(h), down_bias16 = own<T>(s.d_out), rounded_bias = own<T>(s.d_out);
     fill<<<256, 256>>>(up, h * s.d, 21, 1.7f / std::sqrt((float)s.d)), fill<<<256, 256>>>(down, h * s.d_out, 22, 1.7f / std::sqrt((float)s.size * 8));
     fill<<<8, 256>>>(up_bias, h, 23, 0.5f), fill<<<8, 256>>>(down_bias, s.d_out, 24, 0.5f);
     fill<<<8, 256>>>(up_bias16, h, 23, 0.5f), fill<<<8, 256>>>(down_bias16, s.d_out, 24, 0.5f);
     if (s.gated) fill<<<256, 256>>>(gate, h * s.d, 25, 1.7f / std::sqrt((float)s.d)), fill<<<8, 256>>>(gate_bias, h, 26, 0.5f);
     const int tables = 1 << 16;
-    counts = own<int>(tables), offsets = own<int>((size_t)5000 * multiprocessors * 4), begins = own<int>(tables), bins = own<int>(EXPERTS_ALL_BINS), header = own<int>(1);
+    counts = own<int>(tables), offsets = own<int>((size_t)5000 * multiprocessors * 4), begins = own<int>(tables), bins = own<int>(EXPERTS_BINS), header = own<int>(1);
     const size_t most = (size_t)s.rows * (s.hidden() / 64 + 1);
     codes = own<unsigned>(most), list = own<unsigned>(most), tiles = own<int4>(most / 64 + 5000);
     CHECK(cudaDeviceSynchronize());
@@ -263,7 +263,7 @@ template <typename T> struct Layer {
   bool takes(const Variant &v) const {
     const Units u = units(v);
     if (s.gated && (v.paired || v.width != 128)) return false;
-    if (u.groups > 5000) return false;
+    if (u.groups > 2500) return false;
     return v.mode != EXPERTS_ADD || segments(v) <= (BF16 ? 9 : 40);
   }
   // `what`: bit 0 grouping, bit 1 the products, bit 2 the second pass.
@@ -271,23 +271,24 @@ template <typename T> struct Layer {
     const Units u = units(v);
     const int w = s.words();
     if (what & 1) {
-      const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 4), chunks = std::max(1, std::min({16, 8192 / u.groups, blocks}));
-      const int segments = v.paired ? (u.count + 1) / 2 : u.count;
+      const int apart = v.mode == EXPERTS_ADD && segments(v) < 1.5, only = apart ? u.groups : 0, kinds = u.groups + only;
+      const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 4), chunks = std::max(1, std::min({16, (8192 - only) / u.groups, blocks}));
+      const int most = v.paired ? (u.count + 1) / 2 : u.count, counters = u.groups * chunks + only;
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;
       const int filling = filled ? std::min((s.rows / 2 + 7) / 8 + 1, multiprocessors * 4) : 0;
-      CHECK(cudaMemsetAsync(counts, 0, (u.groups * chunks + 1) * 4, stream));
-      typedef void (*Count)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, int *, int *, int *, T *, const float *, int);
-      typedef void (*Place)(const unsigned *, int, int, int, int, int, int, int, int, int, int, int, const unsigned *, const int *, const int *, int *, unsigned *, int4 *, T *, const float *, int);
+      CHECK(cudaMemsetAsync(counts, 0, (counters + 1) * 4, stream));
+      typedef void (*Count)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, int *, int *, int *, T *, const float *, int);
+      typedef void (*Place)(int, int, int, int, int, int, int, int, int, int, int, const unsigned *, const int *, const int *, int *, unsigned *, int4 *, T *, const float *, T *, int);
       const Count count = (Count)(BF16 ? (const void *)experts_segments_count_bf16 : (const void *)experts_segments_count_f16);
       const Place place = (Place)(BF16 ? (const void *)experts_segments_place_bf16 : (const void *)experts_segments_place_f16);
-      launch(count, blocks + filling, 256, (97 + u.groups * chunks) * 4, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes,
-                                                                    counts, offsets, begins, bins, header, filled, down_bias, s.d_out);
-      launch(place, blocks + filling, 256, u.groups * 4, bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, blocks, chunks, segments, codes, offsets,
-                                                             begins, bins, list, tiles, filled, down_bias, s.d_out);
+      launch(count, blocks + (apart ? 0 : filling), 256, (97 + counters) * 4, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, apart, blocks, chunks, most,
+             codes, counts, offsets, begins, bins, header, filled, down_bias, s.d_out);
+      launch(place, blocks + filling, 256, kinds * 4, s.rows, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, apart, blocks, chunks, most, codes, offsets, begins, bins, list, tiles,
+             filled, down_bias, rounded_bias, s.d_out);
     }
     if (what & 2) {
       typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, const void *, const int4 *, const unsigned *, const int *, const unsigned *, const float *,
-                             const float *, void *, void *, int, int, int, int, int, int, int, int, int, int, int);
+                             const float *, const void *, void *, void *, int, int, int, int, int, int, int, int, int, int, int);
       const Kernel kernel = s.gated          ? (BF16 ? experts_many_bf16_gated : experts_many_f16_gated)
                             : v.width == 128 ? (BF16 ? experts_many_bf16_128 : experts_many_f16_128)
                                              : (BF16 ? experts_many_bf16_64 : experts_many_f16_64);
@@ -296,7 +297,7 @@ template <typename T> struct Layer {
       const hopper_map map_up = tensor_map(up, s.d, s.hidden(), 64, v.width), map_gate = s.gated ? tensor_map(gate, s.d, s.hidden(), 64, v.width) : map_up;
       const hopper_map map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
       if (v.mode == EXPERTS_STORE && !partial) partial = own<T>((size_t)s.rows * s.d_out * (s.hidden() / 64 + 1));
-      launch(kernel, multiprocessors, 384, shared, map_up, map_gate, map_down, x[set], tiles, list, header, bits, up_bias, gate_bias, out[set], partial, s.rows, s.d,
+      launch(kernel, multiprocessors, 384, shared, map_up, map_gate, map_down, x[set], tiles, list, header, bits, up_bias, gate_bias, rounded_bias, out[set], partial, s.rows, s.d,
                                                s.d, s.d_out, w, s.experts, s.size, u.per_unit, u.parts, s.activation, v.mode);
     }
     if (what & 4) {
@@ -402,6 +403,9 @@ static void check_all() {
   check_shape<bf16>({128, 64, 64, 2, 128}, 2);       // one tile, one step
   check_shape<bf16>({197, 768, 768, 24, 128}, 10);
   check_shape<__half>({1000, 768, 768, 24, 128}, 5);
+  check_shape<bf16>({1000, 768, 768, 24, 128}, 2);   // rows of one segment
+  check_shape<__half>({1500, 256, 264, 48, 32}, 3);  // rows of one segment or two
+  check_shape<bf16>({700, 256, 512, 24, 128}, 1);
   check_shape<__half>({300, 200, 136, 6, 24}, 3);    // over every edge, units of several experts
   check_shape<bf16>({257, 320, 520, 5, 192}, 2);     // experts of more than one part
   check_shape<bf16>({700, 256, 512, 96, 32}, 19);

@@ -15,10 +15,14 @@ function plans({ dOut, experts, expertSize, gated }: ExactShape): [string, ManyP
   for (const width of [128, 64] as const) {
     for (const isPaired of [true, false]) {
       if (gated && (isPaired || width === 64)) continue;
-      for (const isAdded of [true, false]) {
-        const name = `${width} ${isPaired ? 'paired' : 'single'} ${isAdded ? 'added' : 'apart'}`;
-        const units = unitsOf(experts, expertSize, width);
-        all.push([name, { kind: 'segments', units, isPaired, isAdded }]);
+      const units = unitsOf(experts, expertSize, width);
+      for (const [sums, isAdded, isApart] of [
+        ['added', true, false],
+        ['added, only segments stored', true, true],
+        ['kept apart', false, false],
+      ] as const) {
+        const name = `${width} ${isPaired ? 'paired' : 'single'} ${sums}`;
+        all.push([name, { kind: 'segments', units, isPaired, isAdded, isApart }]);
       }
     }
   }

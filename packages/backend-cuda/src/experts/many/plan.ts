@@ -13,6 +13,8 @@ export type ManyPlan =
       readonly isPaired: boolean;
       /** Whether segments are added to the output as they come, in any order, or kept apart and added up in theirs. */
       readonly isAdded: boolean;
+      /** Whether rows that have one segment are kept apart: its results are stored with the bias, not added. */
+      readonly isApart: boolean;
     };
 
 /** Most rows that go through the single launch: beyond them the card is full anyway. */
@@ -20,11 +22,13 @@ const MOST_HUNDREDS = 512;
 /** Rows of a tile. */
 const TILE_ROWS = 128;
 /** Most kinds of segments: their counts lie in shared memory. */
-const MOST_GROUPS = 6000;
+const MOST_KINDS = 6000;
 /** Most segments of a row that are added up in bf16, each sum being rounded. */
 const MOST_BF16_SEGMENTS = 9;
 /** The same for fp16. */
 const MOST_FP16_SEGMENTS = 40;
+/** Segments of a row, expected, up to which those that have only one are kept apart. */
+const MOST_APART_SEGMENTS = 1.5;
 
 // Costs in the time of one tile's products with 128 neurons (128 rows, both matrices) at a dense layer's rate; measured
 // on an H200, experts-many.md has the figures.
@@ -74,7 +78,7 @@ export function planMany(
       if (width === 64 && expertSize > 64) continue;
       const units = unitsOf(experts, expertSize, width);
       const groups = groupsOf(units, isPaired);
-      if (groups > MOST_GROUPS) continue;
+      if (groups > MOST_KINDS) continue;
       const perRow = units.count * (1 - (1 - density) ** units.perUnit);
       // Half the rows have an odd number of units.
       const segments = isPaired ? (perRow + 0.5) / 2 : perRow;
@@ -85,22 +89,22 @@ export function planMany(
         ((rows * perRow) / TILE_ROWS + (used / 4) * (isPaired ? 2 : 1)) * (width / 128);
       const most = storage === 'bfloat16' ? MOST_BF16_SEGMENTS : MOST_FP16_SEGMENTS;
       const isAdded = !isRepeatable && segments <= most;
+      const isApart = isAdded && segments < MOST_APART_SEGMENTS && 2 * groups <= MOST_KINDS;
+      const filled = isAdded && !isApart ? tilesOfRows * FILL : 0;
       const perTile = isAdded ? TILE : TILE + APART;
-      const filled = isAdded ? tilesOfRows * FILL : 0;
       const cost =
         (segmentProducts * SEGMENT + tiles * perTile + filled) / multiprocessors + GROUPING;
       if (cost >= least) continue;
       least = cost;
-      best = { kind: 'segments', units, isPaired, isAdded };
+      best = { kind: 'segments', units, isPaired, isAdded, isApart };
     }
   }
   return best;
 }
 
 /** Tiles at most, whatever the selection: what the table of them must have room for. */
-export function mostTiles(rows: number, units: Units, isPaired: boolean): number {
-  return (
-    Math.ceil((rows * segmentsOf(units, isPaired)) / TILE_ROWS) +
-    Math.min(groupsOf(units, isPaired), rows * segmentsOf(units, isPaired))
-  );
+export function mostTiles(rows: number, units: Units, isPaired: boolean, isApart: boolean): number {
+  const segments = rows * segmentsOf(units, isPaired);
+  const kinds = groupsOf(units, isPaired) * (isApart ? 2 : 1);
+  return Math.ceil(segments / TILE_ROWS) + Math.min(kinds, segments);
 }

@@ -20,14 +20,14 @@ const countKernels = each((type) =>
   kernel(
     'experts-segments.sm90a',
     `experts_segments_count_${type}`,
-    'p p i i i i i i i i i i i p p p p p p p p i',
+    'p p i i i i i i i i i i i i p p p p p p p p i',
   ),
 );
 const placeKernels = each((type) =>
   kernel(
     'experts-segments.sm90a',
     `experts_segments_place_${type}`,
-    'p i i i i i i i i i i i p p p p p p p p i',
+    'i i i i i i i i i i i p p p p p p p p p i',
   ),
 );
 const combineKernels = each((type) =>
@@ -40,7 +40,7 @@ const manyKernels = Object.fromEntries(
       kernel(
         'experts-many.sm90a',
         `experts_many_${type}_${name}`,
-        `i*32 i*32 i*32 ${'p '.repeat(9)}${'i '.repeat(11)}`,
+        `i*32 i*32 i*32 ${'p '.repeat(10)}${'i '.repeat(11)}`,
       ),
     ),
   ]),
@@ -50,12 +50,12 @@ const THREADS = 256;
 const WARPS = THREADS / 32;
 const MANY_THREADS = 384;
 /** Rings of x's and of the weights' tiles, barriers, what is looked up of a tile; as experts-many.sm90a.cu has them. */
-const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 224 + 2576;
+const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 224 + 2592;
 /** Counters that one block adds up, and parts of the batch whose rows are counted apart, at most. */
 const MOST_COUNTS = 8192;
 const MOST_CHUNKS = 16;
-/** Bins of the table of tiles; as experts-segments.cu has them. */
-const BINS = 34;
+/** Bins of the table of tiles; as experts-segments.sm90a.cu has them. */
+const BINS = 36;
 const ADD = 0;
 const STORE = 1;
 
@@ -66,10 +66,13 @@ export function runSegments(
   plan: Extract<ManyPlan, { kind: 'segments' }>,
 ): void {
   const { rows, dOut, experts, expertSize, storage, gate, selection } = call;
-  const { units, isPaired, isAdded } = plan;
+  const { units, isPaired, isAdded, isApart } = plan;
   const { multiprocessors } = backend.device;
   const words = Math.ceil(experts / 32);
   const groups = groupsOf(units, isPaired);
+  // Only segments of rows are kinds of their own, whose rows are not counted by chunks.
+  const only = isApart ? groups : 0;
+  const kinds = groups + only;
   const segments = segmentsOf(units, isPaired);
   const many = manyKernels[gate !== 0 ? 'gated' : units.width === 128 ? '128' : '64'][storage];
   const count = countKernels[storage];
@@ -79,46 +82,46 @@ export function runSegments(
 
   // Blocks that count and place rows, and the parts of the batch that they count apart.
   const blocks = Math.min(Math.ceil(rows / THREADS), multiprocessors * 4);
-  const chunks = Math.max(1, Math.min(MOST_CHUNKS, Math.floor(MOST_COUNTS / groups), blocks));
-  // Blocks beyond those, in either kernel, that fill half of the output with the bias.
+  const chunks = Math.max(
+    1,
+    Math.min(MOST_CHUNKS, Math.floor((MOST_COUNTS - only) / groups), blocks),
+  );
+  // Blocks beyond those, in either kernel, that fill half of the output with the bias; where some rows need none, this is
+  // known to the second.
   const filling = isAdded ? Math.min(Math.ceil(rows / 2 / WARPS) + 1, multiprocessors * 4) : 0;
-  const shape = [
-    rows,
-    words,
-    experts,
-    expertSize,
-    units.perUnit,
-    units.parts,
-    units.width,
-    isPaired ? 1 : 0,
-  ];
-  const initial = [isAdded ? call.out : 0, call.downBias, dOut];
-  const tiles = mostTiles(rows, units, isPaired) * 16;
-  // int32: counts and a counter of blocks, begins, offsets, bins, what is known of the tiles.
-  const counts = groups * chunks + 1;
-  const tables = 2 * counts + blocks * groups + BINS + 2;
+  const cut = [experts, expertSize, units.perUnit, units.parts, units.width, isPaired ? 1 : 0];
+  const filled = [isAdded ? call.out : 0, call.downBias];
+  const tiles = mostTiles(rows, units, isPaired, isApart) * 16;
+  // int32: counts and one of blocks, begins, offsets, bins, what is known of the tiles.
+  const counts = groups * chunks + only;
+  const tables = 2 * counts + 2 + blocks * kinds + BINS + 2;
   const others = isAdded ? 16 : rows * (segments - 1) * dOut * 2 + 16;
-  withScratch(backend, tiles + (tables + 2 * rows * segments + rows * words) * 4, (tileTable) =>
+  const tileTables = tiles + dOut * 2;
+  withScratch(backend, tileTables + (tables + 2 * rows * segments + rows * words) * 4, (tileTable) =>
     withScratch(backend, others, (apart) => {
-      const counters = tileTable + tiles;
-      const begins = counters + counts * 4;
-      const offsets = begins + counts * 4;
-      const bins = offsets + blocks * groups * 4;
+      const bias16 = tileTable + tiles;
+      const counters = tileTable + tileTables;
+      const begins = counters + (counts + 1) * 4;
+      const offsets = begins + (counts + 1) * 4;
+      const bins = offsets + blocks * kinds * 4;
       const header = bins + BINS * 4;
       const codes = header + 8;
       const list = codes + rows * segments * 4;
       const mask = list + rows * segments * 4;
       const shares = [blocks, chunks, segments];
-      backend.memset(counters, counts * 4);
+      backend.memset(counters, (counts + 1) * 4);
       const isProgrammatic = true;
       backend.launch(
         count,
-        blocks + filling,
+        blocks + (isApart ? 0 : filling),
         THREADS,
         [
           backend.pointer(selection),
           mask,
-          ...shape,
+          rows,
+          words,
+          ...cut,
+          isApart ? 1 : 0,
           ...shares,
           codes,
           counters,
@@ -126,16 +129,31 @@ export function runSegments(
           begins,
           bins,
           header,
-          ...initial,
+          ...filled,
+          dOut,
         ],
-        (96 + counts) * 4,
+        (97 + counts) * 4,
       );
       backend.launch(
         place,
         blocks + filling,
         THREADS,
-        [mask, ...shape, ...shares, codes, offsets, begins, bins, list, tileTable, ...initial],
-        groups * 4,
+        [
+          rows,
+          ...cut,
+          isApart ? 1 : 0,
+          ...shares,
+          codes,
+          offsets,
+          begins,
+          bins,
+          list,
+          tileTable,
+          ...filled,
+          bias16,
+          dOut,
+        ],
+        kinds * 4,
         { isProgrammatic },
       );
       const map = (matrix: number, length: number, lines: number) =>
@@ -156,6 +174,7 @@ export function runSegments(
           mask,
           call.upBias,
           call.gateBias,
+          bias16,
           call.out,
           apart,
           rows,
@@ -174,7 +193,7 @@ export function runSegments(
         { isProgrammatic },
       );
       if (!isAdded) {
-        const args = [mask, ...shape, apart, call.out, call.downBias, dOut];
+        const args = [mask, rows, words, ...cut, apart, call.out, call.downBias, dOut];
         const grid = backend.blocks((rows * dOut) / 8, THREADS);
         backend.launch(combine, grid, THREADS, args, 0, { isProgrammatic });
       }
