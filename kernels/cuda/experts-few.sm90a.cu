@@ -52,12 +52,6 @@ struct experts_few_args {
 // ---- What hopper.cuh lacks -------------------------------------------------------------------------------------------
 
 #ifdef D2DMOE_EMULATED
-inline void few_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
-  for (int i = 0; i < bytes; i += 4) hopper_at<unsigned>(to + i) = *reinterpret_cast<const unsigned *>(static_cast<const char *>(from) + i);
-  hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
-  b.bytes -= bytes;
-  b.settle();
-}
 template <int N> inline void few_load(float (&v)[N], const float *p) {
   for (int i = 0; i < N; i++) v[i] = p[i];
 }
@@ -65,10 +59,6 @@ template <int N> inline void few_store(float *p, const float (&v)[N]) {
   for (int i = 0; i < N; i++) p[i] = v[i];
 }
 #else
-// A multiple of 16 bytes.
-__device__ __forceinline__ void few_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
-}
 template <int N> __device__ __forceinline__ void few_load(float (&v)[N], const float *p) {
   if constexpr (N == 1)
     asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v[0]) : "l"(p) : "memory");
@@ -514,15 +504,15 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       if (lane != 0) return;
       const unsigned to = hopper_address(shared) + warp * MATRICES * row_bytes, barrier = barriers + warp * 8;
       hopper_expect(barrier, MATRICES * row_bytes);
-      few_copy(to, static_cast<const char *>(a.up) + m.at * row_bytes, row_bytes, barrier);
-      if (GATED) few_copy(to + row_bytes, static_cast<const char *>(a.gate) + m.at * row_bytes, row_bytes, barrier);
+      hopper_copy(to, static_cast<const char *>(a.up) + m.at * row_bytes, row_bytes, barrier);
+      if (GATED) hopper_copy(to + row_bytes, static_cast<const char *>(a.gate) + m.at * row_bytes, row_bytes, barrier);
     };
     auto ask_down = [&](const neuron &m, int half) {
       if (lane != 0) return;
       const int slot = half * owners + warp;
       const unsigned barrier = barriers + (owners + slot) * 8;
       hopper_expect(barrier, down_bytes);
-      few_copy(hopper_address(downs) + slot * down_bytes, static_cast<const char *>(a.down) + m.at * down_bytes, down_bytes, barrier);
+      hopper_copy(hopper_address(downs) + slot * down_bytes, static_cast<const char *>(a.down) + m.at * down_bytes, down_bytes, barrier);
     };
     neuron now = {}, next = {};
     const int mine = warp < owners ? warp : 1 << 28;

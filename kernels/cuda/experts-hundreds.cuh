@@ -23,27 +23,8 @@ inline void experts_add(float *to, float4 v) { to[0] += v.x, to[1] += v.y, to[2]
 #else
 
 constexpr bool EXPERTS_EMULATED = false;
-// 16 bytes to the same place of another block's shared memory, behind the thread's back: they count as that block's barrier's. And until the barrier's phase of that
-// parity is over, all that it expects being there.
-__device__ __forceinline__ void experts_cluster_send(unsigned address, unsigned barrier, int block, const unsigned (&w)[4]) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(hopper_cluster_place(address, block)), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]),
-               "r"(hopper_cluster_place(barrier, block))
-               : "memory");
-}
-__device__ __forceinline__ void experts_cluster_sent(unsigned barrier, unsigned parity) {
-  unsigned done;
-  do {
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n"
-        "}\n"
-        : "=r"(done)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  } while (!done);
-}
+__device__ __forceinline__ void experts_cluster_send(unsigned address, unsigned barrier, int block, const unsigned (&w)[4]) { hopper_cluster_send(address, barrier, block, w); }
+__device__ __forceinline__ void experts_cluster_sent(unsigned barrier, unsigned parity) { hopper_cluster_wait_sent(barrier, parity); }
 
 // Counters in memory: what was written before a release is visible to whoever sees the count.
 __device__ __forceinline__ void experts_count_release(unsigned *counter, unsigned more) {

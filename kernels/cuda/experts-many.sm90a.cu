@@ -389,7 +389,13 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
         auto run = [&](auto units, auto only) {
           experts_many_tile<T, WIDTH, decltype(units)::value, GATED, decltype(only)::value>(call, f, facts_ring.empty(), first_row, a_slots, b_base, a_ring, b_ring);
         };
-        auto run_units = [&](auto units) { return f.only ? run(units, std::true_type()) : run(units, std::false_type()); };
+        // Narrow units are for many segments a row.
+        auto run_units = [&](auto units) {
+          if constexpr (WIDTH == 128) {
+            if (f.only) return run(units, std::true_type());
+          }
+          run(units, std::false_type());
+        };
         if (GATED || units == 1)
           run_units(std::integral_constant<int, 1>());
         else if constexpr (!GATED)

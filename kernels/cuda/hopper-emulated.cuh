@@ -47,31 +47,41 @@ inline void hopper_wait(unsigned barrier, unsigned parity) {
   }
 }
 
+inline void hopper_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
+  for (int i = 0; i < bytes; i += 4) hopper_at<unsigned>(to + i) = *reinterpret_cast<const unsigned *>(static_cast<const char *>(from) + i);
+  hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
+  b.bytes -= bytes;
+  b.settle();
+}
+inline void hopper_cluster_send(unsigned address, unsigned barrier, int, const unsigned (&w)[4]) { hopper_copy(address, w, 16, barrier); }
+inline void hopper_cluster_wait_sent(unsigned barrier, unsigned parity) { hopper_wait(barrier, parity); }
 // Calls `each` with every element of a box, where it lies in shared memory and in the matrix, nullptr outside that.
 // Returns the box's bytes.
-template <typename F> inline int hopper_each_of_box(const hopper_map *map, unsigned shared, int x, int y, F each) {
+template <typename F> inline int hopper_each_of_box(const hopper_map *map, unsigned shared, int x, int y, int z, F each) {
   emulator::TensorMap m;
   memcpy(&m, map, sizeof m);
   if (shared % 1024 != 0) emulator::trap();
-  for (unsigned line = 0; line < m.box[1]; line++) {
+  const unsigned lines = m.box[1] * m.box[2];
+  for (unsigned line = 0; line < lines; line++) {
+    const long long row = y + (long long)(line % m.box[1]), matrix = z + (long long)(line / m.box[1]);
     for (unsigned i = 0; i < m.box[0]; i++) {
-      const long long column = x + (long long)i, row = y + (long long)line;
-      const bool in = column >= 0 && row >= 0 && column < (long long)m.dimensions[0] && row < (long long)m.dimensions[1];
-      each(hopper_at<unsigned short>(hopper_swizzled(shared + line * 128 + i * 2)),
-           in ? reinterpret_cast<unsigned short *>(m.address + (unsigned long long)row * m.strides[0]) + column : nullptr);
+      const long long column = x + (long long)i;
+      const bool in = column >= 0 && row >= 0 && column < (long long)m.dimensions[0] && row < (long long)m.dimensions[1] && matrix < (long long)m.dimensions[2];
+      const unsigned long long from = m.address + (unsigned long long)row * m.strides[0] + (unsigned long long)matrix * m.strides[1];
+      each(hopper_at<unsigned short>(hopper_swizzled(shared + line * 128 + i * 2)), in ? reinterpret_cast<unsigned short *>(from) + column : nullptr);
     }
   }
-  return (int)(m.box[0] * m.box[1] * 2);
+  return (int)(m.box[0] * lines * 2);
 }
-inline void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y) {
-  const int bytes = hopper_each_of_box(map, to, x, y, [](unsigned short &here, const unsigned short *there) { here = there ? *there : 0; });
+inline void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y, int z = 0) {
+  const int bytes = hopper_each_of_box(map, to, x, y, z, [](unsigned short &here, const unsigned short *there) { here = there ? *there : 0; });
   hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
   b.bytes -= bytes;
   b.settle();
 }
 inline void hopper_prefetch_box(const hopper_map *, int, int) {}
 inline void hopper_store_box(const hopper_map *map, unsigned from, int x, int y) {
-  hopper_each_of_box(map, from, x, y, [](unsigned short here, unsigned short *there) {
+  hopper_each_of_box(map, from, x, y, 0, [](unsigned short here, unsigned short *there) {
     if (there) *there = here;
   });
 }

@@ -72,6 +72,28 @@ __device__ __forceinline__ void hopper_cluster_store(unsigned address, int block
   asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(hopper_cluster_place(address, block)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
 }
 
+// 16 bytes to the same place of a block's shared memory, behind the thread's back: they count as that block's barrier's.
+// And until the barrier's phase of that parity is over, all that it expects being there.
+__device__ __forceinline__ void hopper_cluster_send(unsigned address, unsigned barrier, int block, const unsigned (&w)[4]) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(hopper_cluster_place(address, block)), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]),
+               "r"(hopper_cluster_place(barrier, block))
+               : "memory");
+}
+__device__ __forceinline__ void hopper_cluster_wait_sent(unsigned barrier, unsigned parity) {
+  unsigned done;
+  do {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}\n"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  } while (!done);
+}
+
 __device__ __forceinline__ void hopper_prefetch_line(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // What is read after the wait comes into the L2 cache before it, a line a thread of the grid. All writes meet there, so
 // that nothing is missed of what the launch before still writes.
@@ -80,11 +102,15 @@ __device__ __forceinline__ void hopper_prefetch(const void *from, long long byte
     hopper_prefetch_line(static_cast<const char *>(from) + at);
 }
 
+// A multiple of 16 bytes, by the copy engine.
+__device__ __forceinline__ void hopper_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
 // A box of the matrix whose first element is at (x along the line, line y).
-__device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y) {
+__device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y, int z = 0) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(0)
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
 }
 // The same into the L2 cache alone.

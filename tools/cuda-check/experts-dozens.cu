@@ -1,14 +1,16 @@
-// Checks the expert op's path for some dozen rows on a Hopper GPU against a plain kernel that sums in float64, then times
+// Checks the expert op's paths for some dozen rows, and for up to 16 of many weights, on a Hopper GPU against a plain kernel that sums in float64, then times
 // it in CUDA graphs beside the same layer through cuBLASLt. Needs no more than nvcc and the driver:
 //
 //   nvcc -O3 -std=c++17 -gencode arch=compute_90a,code=sm_90a -o /tmp/experts-dozens tools/cuda-check/experts-dozens.cu -ldl
-//   /tmp/experts-dozens         both; /tmp/experts-dozens check or /tmp/experts-dozens time for one
+//   /tmp/experts-dozens         both; /tmp/experts-dozens check or /tmp/experts-dozens time for one;
+//                               /tmp/experts-dozens stream checks the second path alone
 //
 // A graph holds a chain of layers, each with weights, rows and mask of its own, together several times the L2 cache; a
 // time is that of one layer. The last lines are the cases that have a bar, with the best of the variants; the exit code
 // is 1 if a check failed, and 3 if only bars were missed. D2DMOE_LIBCUBLASLT names cuBLASLt's file where the dynamic
 // linker does not find it.
 #include "../../kernels/cuda/experts-dozens.sm90a.cu"
+#include "../../kernels/cuda/experts-stream.sm90a.cu"
 #include "experts-layer.cuh"
 
 // ---- The op ----------------------------------------------------------------------------------------------------------
@@ -24,10 +26,28 @@ struct Variant {
   bool programmatic = true;  // `down` behind `up`
   bool early = false;        // `up` behind what comes before it, too
   int carveout = 100;        // of a multiprocessor's memory as shared memory, in percent
+  int stream = 0;            // blocks of a cluster: in one launch and one that adds up
+  int room = 0;              // clusters; 0: as the plan has it
 };
 
 static int up16(int v) { return (v + 15) / 16 * 16; }
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// In boxes of 64 columns by 8 rows by 8 times 64 columns on.
+static hopper_map wide_map(const void *matrix, int width, int rows) {
+  typedef CUresult (*Encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
+                             CUtensorMapFloatOOBfill);
+  static const Encode encode = (Encode)dlsym(dlopen("libcuda.so.1", RTLD_NOW), "cuTensorMapEncodeTiled");
+  alignas(64) CUtensorMap map;
+  const cuuint64_t sizes[] = {64, (cuuint64_t)rows, (cuuint64_t)width / 64}, strides[] = {(cuuint64_t)width * 2, 128};
+  const cuuint32_t box[] = {64, 8, 8}, ones[] = {1, 1, 1};
+  if (encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(matrix), sizes, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
+    printf("cuTensorMapEncodeTiled failed\n"), exit(2);
+  hopper_map bytes;
+  memcpy(&bytes, &map, sizeof map);
+  return bytes;
+}
 
 struct Dozens {
   Shape shape;
@@ -42,6 +62,14 @@ struct Dozens {
 
   Dozens(const Shape &s, int storage, int rows, int x_type, int out_type, const Variant &v) : shape(s), storage(storage), rows(rows), x_type(x_type), out_type(out_type), variant(v) {
     up = v.up, down = v.down;
+    if (v.stream) {
+      const int own = (s.gated ? 8 : 16) * v.stream, hidden_pitch = ceil_div(own, 16) * 32 + 16;
+      clusters = std::min(v.room ? v.room : (multiprocessors - 12) / v.stream, ceil_div(s.hidden, own));
+      up.slots = 8, up_shared = 8 * STREAM_SLOT + 16 * ceil_div(s.d, STREAM_COLUMNS) * STREAM_COLUMNS * 2 + 2 * STREAM_SUMS * 4 + STREAM_BUFFERS * 16 * hidden_pitch + (2 * 8 + 3 + STREAM_BUFFERS) * 8, down_shared = 0;
+      partials = device<float>((size_t)clusters * rows * s.d_out), hidden = device<char>((size_t)rows * up16(s.hidden) * 2);
+      CHECK(cudaFuncSetAttribute(stream_kernel(), cudaFuncAttributeMaxDynamicSharedMemorySize, up_shared));
+      return;
+    }
     skip = v.skip >= 0 ? v.skip : s.hidden * (double)s.d > 1e7;
     const bool is8 = storage == INT8;
     const int bytes = storage == TF32 || storage == FLOAT32 ? 4 : 2, el = elements(storage), matrices = s.gated ? 2 : 1;
@@ -103,6 +131,22 @@ struct Dozens {
 #undef OF
     return (const void *)kernels[storage][is_down ? 2 : shape.gated][tiles == 4];
   }
+  const void *stream_kernel() const {
+    return storage == HALF ? (shape.gated ? (const void *)experts_stream_gated_f16 : (const void *)experts_stream_plain_f16) : (shape.gated ? (const void *)experts_stream_gated_bf16 : (const void *)experts_stream_plain_bf16);
+  }
+  void run_stream(const Weights &w, experts_dozens_args a, cudaStream_t stream) const {
+    a.slots = up.slots, a.splits = clusters;
+    hopper_map maps[3] = {wide_map(w.up, shape.d, shape.hidden), shape.gated ? wide_map(w.gate, shape.d, shape.hidden) : wide_map(w.up, shape.d, shape.hidden), wide_map(w.down, shape.d_out, shape.hidden)};
+    cudaLaunchAttribute attributes[2];
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization, attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension, attributes[1].val.clusterDim.x = variant.stream, attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(clusters * variant.stream), config.blockDim = dim3(STREAM_THREADS), config.dynamicSmemBytes = up_shared, config.stream = stream, config.attrs = attributes, config.numAttrs = 2;
+    void *args[] = {maps, maps + 1, maps + 2, &a}, *sum_args[] = {&a};
+    CHECK(cudaLaunchKernelExC(&config, stream_kernel(), args));
+    config.gridDim = dim3(ceil_div(rows * shape.d_out / 2, 128)), config.blockDim = dim3(128), config.dynamicSmemBytes = 0, config.numAttrs = 1;
+    CHECK(cudaLaunchKernelExC(&config, (const void *)experts_stream_sum_all, sum_args));
+  }
   void launch(bool is_down, experts_dozens_args a, const Cut &cut, int blocks, int shared, bool programmatic, cudaStream_t stream) const {
     a.across = cut.across, a.row_groups = row_groups, a.steps = cut.steps, a.slots = cut.slots, a.capacity = is_down ? down_capacity : up_capacity;
     cudaLaunchConfig_t config = {};
@@ -127,10 +171,12 @@ struct Dozens {
     a.up_bias = w.up_bias, a.gate_bias = w.gate_bias, a.down_bias = w.down_bias, a.scales = w.scales;
     a.out = out, a.hidden = hidden, a.rows = rows, a.d = shape.d, a.d_out = shape.d_out, a.experts = shape.experts(), a.expert_size = shape.size, a.activation = shape.activation;
     a.x_type = x_type, a.out_type = out_type, a.skip = skip, a.partials = partials, a.counters = counters, a.splits = down.splits, a.groups = column_groups;
+    if (variant.stream) return run_stream(w, a, stream);
     launch(false, a, up, clusters * up.ranks, up_shared, variant.early, stream);
     launch(true, a, down, column_groups * std::max(down.ranks, down.splits), down_shared, variant.programmatic, stream);
   }
   void describe() const {
+    if (variant.stream) return void(printf("      %d clusters of %d\n", clusters, variant.stream));
     int fit[2] = {0, 0}, resident[2] = {0, 0};
     CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(fit, kernel(false), 256, up_shared));
     CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(fit + 1, kernel(true), 256, down_shared));
@@ -188,6 +234,24 @@ static void check_one(const Shape &s, int storage, int rows, double density, con
     if (p) CHECK(cudaFree(p));
 }
 
+static void check_stream() {
+  for (int storage : {HALF, BFLOAT16}) {
+#if defined DOZENS_F16
+    if (storage != HALF) continue;
+#endif
+    const int x16 = storage == BFLOAT16 ? 1 : 2;
+    for (int ranks : {2, 4}) {
+      Variant v = {ranks == 2 ? "stream by 2" : "stream by 4"};
+      v.stream = ranks;
+      check_one({64, 48, 4, 64 * ranks, true, 2}, storage, 1, 0.5, v, true, x16, x16);
+      check_one({576, 1026, 6, 128 * ranks, true, 3}, storage, 5, 0.1, v, true, 0, 0);
+      check_one({512, 1000, 8, 64 * ranks, false, 0}, storage, 16, 0.3, v, false, x16, 0);
+      check_one({2048, 2560, 40, 512 * ranks, true, 1}, storage, 16, 0.2, v, true, x16, x16);
+      check_one({1088, 2800, 7, 192 * ranks, false, 2}, storage, 13, 0.2, v, true, 0, x16);
+    }
+  }
+}
+
 static void check_all() {
   const Variant masked = {"masked", {}, {}, 0}, skipping = {"skipping", {}, {}, 1};
   const Variant clusters = {"clusters of 4 up", {2, 1, 3, 4}, {1, 1, 3, 4}, 1}, alone = {"no clusters", {4, 2, 4, 1}, {2, 2, 3, 1}, 0}, splits = {"splits", {2, 2, 4, 1}, {2, 2, 3, 0, 5}, 1};
@@ -234,6 +298,7 @@ static void check_all() {
   check_one({2048, 16384, 128, 2048, true, 2}, HALF, 16, 0.2, {"masked, early", {4, 2, 3}, {2, 4, 3, 0, 8}, 0, true, true}, true, 2, 2);
   if (STORAGES > 1) check_one({2048, 8192, 128, 2048, true, 2}, BFLOAT16, 64, 0.1, {"plan"}, true, 1, 1);
   check_one({64, 256, 16, 64, false}, HALF, 16, 0.01, {"plan"}, true, 0, 0);
+  check_stream();
   printf("%d of %d checks failed\n", failures, checks);
 }
 
@@ -335,10 +400,15 @@ static void time_all(const CublasLt &lt, bool with_dense) {
     {"up sixes", {2, 1, 6}, one_down, 0}, {"up across 1", {1, 3, 2}, one_down, 0}, {"up 2 ranks", {4, 6, 1, 2}, one_down, 0}, {"down 4 ranks", one_up, {1, 6, 1, 4}, 0}, {"down 16", one_up, {1, 2, 1, 0, 16}, 0}};
   // By warps across, steps and slots of up; of down also the blocks that cut its neurons up.
   auto cut = [](const char *name, Cut up, Cut down) { return Variant{name, up, down, 0, true, true}; };
+  auto streamed = [](const char *name, int ranks, int room) {
+    Variant v{name};
+    v.stream = ranks, v.room = room;
+    return v;
+  };
   const Cut slim_down = {1, 4, 4, 0, 4};
   const std::vector<Variant> gated = {cut("1 2 4, 1 4 4 4", {1, 2, 4}, slim_down), cut("1 4 2, 1 4 4 4", {1, 4, 2}, slim_down), cut("2 4 2, 1 4 4 4", {2, 4, 2}, slim_down), cut("8 2 4, 1 4 4 4", {8, 2, 4}, slim_down),
     cut("4 2 3, 1 4 4 4", {4, 2, 3}, slim_down), cut("4 2 3, 2 4 3 8", {4, 2, 3}, {2, 4, 3, 0, 8}), cut("4 2 3, 2 2 4 8", {4, 2, 3}, {2, 2, 4, 0, 8}), cut("1 2 4, 1 3 3 4", {1, 2, 4}, {1, 3, 3, 0, 4}),
-    {"1 2 4, skipping", {1, 2, 4}, slim_down, 1, true, true}, {"1 2 4, only down early", {1, 2, 4}, slim_down, 0}, {"1 2 4, not programmatic", {1, 2, 4}, slim_down, 0, false}, {"both at once", {4, 1, 4}, {2, 1, 3, 0, 8}, 1}, {"plan"}};
+    {"1 2 4, skipping", {1, 2, 4}, slim_down, 1, true, true}, {"1 2 4, only down early", {1, 2, 4}, slim_down, 0}, {"1 2 4, not programmatic", {1, 2, 4}, slim_down, 0, false}, {"both at once", {4, 1, 4}, {2, 1, 3, 0, 8}, 1}, {"plan"}, streamed("stream by 4", 4, 0), streamed("stream by 4, 31", 4, 31), streamed("stream by 4, 28", 4, 28)};
   for (int storage : {HALF, BFLOAT16}) {
 #if defined DOZENS_F16
     if (storage != HALF) continue;
@@ -361,7 +431,7 @@ static void time_all(const CublasLt &lt, bool with_dense) {
     printf("%s, gated, d 2048, hidden 16384\n", NAMES[storage]);
     Sets sets({2048, 16384, 128, 2048, true, 2, 0}, storage);
     const double dense16 = with_dense ? std::min(dense_us(lt, sets, 16), dense_joined_us(lt, sets, 16)) : 57.9;
-    time_op(sets, 16, 0.2, dense16, 1.0, storage == HALF ? gated : std::vector<Variant>{gated[0], gated[4]});
+    time_op(sets, 16, 0.2, dense16, 1.0, storage == HALF ? gated : std::vector<Variant>{gated[0], gated[4], streamed("stream by 4", 4, 0)});
     if (storage == HALF)
       for (int rows : {4, 32, 64}) time_op(sets, rows, 0.2, dense16, 0, {{"plan"}, {"4 2 3 2", {4, 2, 3, 2}, {2, 2, 4, 0, 8}}, {"4 2 3 4", {4, 2, 3, 4}, {2, 2, 3, 0, 8}}, {"4 4 3 4", {4, 4, 3, 4}, {2, 2, 3, 0, 8}}});
   }
@@ -378,8 +448,9 @@ int main(int count, char **args) {
   printf("%s, %d multiprocessors\n", properties.name, multiprocessors);
   setvbuf(stdout, nullptr, _IOLBF, 0);
   alarm(240);  // a wait that never ends
-  if (what != "time" && what != "quick") check_all();
-  if (what != "check") {
+  if (what == "stream") check_stream(), printf("%d of %d checks failed\n", failures, checks);
+  else if (what != "time" && what != "quick") check_all();
+  if (what != "check" && what != "stream") {
     CublasLt lt;
     if (what != "quick" && !lt.open()) {
       printf("cuBLASLt is not there: no dense layer to compare with.\n");

@@ -271,7 +271,7 @@ template <typename T> struct Layer {
     const Units u = units(v);
     const int w = s.words();
     if (what & 1) {
-      const int apart = v.mode == EXPERTS_ADD && segments(v) < 1.5, only = apart ? u.groups : 0, kinds = u.groups + only;
+      const int apart = v.mode == EXPERTS_ADD && v.width == 128 && segments(v) < 1.5, only = apart ? u.groups : 0, kinds = u.groups + only;
       const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 4), chunks = std::max(1, std::min({16, (8192 - only) / u.groups, blocks}));
       const int most = v.paired ? (u.count + 1) / 2 : u.count, counters = u.groups * chunks + only;
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;

@@ -866,7 +866,7 @@ EXPORT CUresult cuTensorMapEncodeTiled(emulator::TensorMap* map, int type, unsig
   ENTER
   constexpr int float16 = 6, bfloat16 = 9, swizzle128 = 3;
   if (map == nullptr || (uintptr_t)map % 64 != 0 || (type != float16 && type != bfloat16) || rank != 3 || (uintptr_t)address % 16 != 0) return invalidValue;
-  if (interleave != 0 || swizzle != swizzle128 || box[0] != 64 || box[2] != 1) return invalidValue;
+  if (interleave != 0 || swizzle != swizzle128 || box[0] != 64) return invalidValue;
   for (int i = 0; i < 3; ++i) {
     if (dimensions[i] == 0 || box[i] == 0 || box[i] > 256 || steps[i] != 1) return invalidValue;
   }

@@ -3,6 +3,7 @@ import type { CudaBackend } from '../backend.js';
 import { cudaKernel } from '../kernels/config.js';
 import type { Activation, ExpertsCall, Storage } from './call.js';
 import { dozensFits, dozensRows } from './dozens.js';
+import { streamFits, streamPays, streamRows } from './stream.js';
 import { fewFits, fewRows } from './few.js';
 import { HOPPER_ROWS } from './few-hopper-plan.js';
 import { FEW_ROWS } from './few-plan.js';
@@ -76,9 +77,10 @@ export function pathOfFew(
   backend: CudaBackend,
   call: ExpertsCall,
   routerWidth = 0,
-): 'few' | 'dozens' | undefined {
+): 'few' | 'stream' | 'dozens' | undefined {
   const { rows } = call;
   if (rows === 0 || rows > MOST_FEW_ROWS) return undefined;
+  if (rows > HOPPER_ROWS && streamFits(backend, call) && streamPays(call)) return 'stream';
   if (rows > HOPPER_ROWS && dozensFits(backend, call)) return 'dozens';
   // Several launches of few rows take longer than one of some hundred.
   if (rows > FEW_ROWS && manyFits(backend, call) && hundredsFits(call)) return undefined;
@@ -89,6 +91,7 @@ export function pathOfFew(
 export function dynamicKExperts(backend: CudaBackend, call: ExpertsCall): TensorInfo {
   if (call.rows === 0) return backend.output([0, call.dOut], 'float32');
   const few = pathOfFew(backend, call);
+  if (few === 'stream') return streamRows(backend, call);
   if (few === 'dozens') return dozensRows(backend, call);
   if (few === 'few') return fewRows(backend, call);
   if (manyFits(backend, call)) return manyRows(backend, call);

@@ -18,6 +18,10 @@ export interface TensorMapOptions {
   boxLength: number;
   /** Lines of a box, at most 256. */
   boxLines: number;
+  /** Elements from one line to the next, a multiple of 8; as many as a line has if not given. */
+  pitch?: number;
+  /** Matrices of a box; one if not given. */
+  boxMatrices?: number;
 }
 
 const DATA_TYPE_BFLOAT16 = 9;
@@ -47,14 +51,15 @@ export class TensorMaps {
   /** The map's 128 bytes. */
   encode(options: TensorMapOptions): number[] {
     const { pointer, length, lines, matrices, stride, boxLength, boxLines } = options;
+    const { pitch = length, boxMatrices = 1 } = options;
     const result = this.#encode(
       this.#address,
       DATA_TYPE_BFLOAT16,
       3,
       pointer,
       BigUint64Array.from([length, lines, matrices], BigInt),
-      BigUint64Array.from([length * 2, stride * 2], BigInt),
-      new Uint32Array([boxLength, boxLines, 1]),
+      BigUint64Array.from([pitch * 2, stride * 2], BigInt),
+      new Uint32Array([boxLength, boxLines, boxMatrices]),
       new Uint32Array([1, 1, 1]),
       0,
       SWIZZLE_128B,

@@ -6,6 +6,15 @@ const BOX = 64;
 
 const encoders = new WeakMap<CudaBackend, TensorMaps>();
 
+const encoderOf = (backend: CudaBackend): TensorMaps => {
+  let encoder = encoders.get(backend);
+  if (encoder === undefined) {
+    encoder = new TensorMaps(backend.driver);
+    encoders.set(backend, encoder);
+  }
+  return encoder;
+};
+
 /** A tensor map over a matrix of 16-bit values whose `lines` begin every `length` elements, in boxes of `boxLines`. */
 export function matrixMap(
   backend: CudaBackend,
@@ -14,12 +23,7 @@ export function matrixMap(
   lines: number,
   boxLines: number,
 ): number[] {
-  let encoder = encoders.get(backend);
-  if (encoder === undefined) {
-    encoder = new TensorMaps(backend.driver);
-    encoders.set(backend, encoder);
-  }
-  return encoder.encode({
+  return encoderOf(backend).encode({
     pointer,
     length,
     lines,
@@ -27,5 +31,32 @@ export function matrixMap(
     stride: length * lines,
     boxLength: BOX,
     boxLines,
+  });
+}
+
+/**
+ * The same matrix in boxes that are several times 64 elements wide: of as many pieces of lines, each of which lies in
+ * shared memory as a box of its own.
+ *
+ * @param length A multiple of 64.
+ */
+export function wideMap(
+  backend: CudaBackend,
+  pointer: number,
+  length: number,
+  lines: number,
+  boxLines: number,
+  boxes: number,
+): number[] {
+  return encoderOf(backend).encode({
+    pointer,
+    length: BOX,
+    pitch: length,
+    lines,
+    matrices: length / BOX,
+    stride: BOX,
+    boxLength: BOX,
+    boxLines,
+    boxMatrices: boxes,
   });
 }

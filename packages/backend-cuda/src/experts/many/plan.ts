@@ -89,7 +89,8 @@ export function planMany(
         ((rows * perRow) / TILE_ROWS + (used / 4) * (isPaired ? 2 : 1)) * (width / 128);
       const most = storage === 'bfloat16' ? MOST_BF16_SEGMENTS : MOST_FP16_SEGMENTS;
       const isAdded = !isRepeatable && segments <= most;
-      const isApart = isAdded && segments < MOST_APART_SEGMENTS && 2 * groups <= MOST_KINDS;
+      const isApart =
+        isAdded && width === 128 && segments < MOST_APART_SEGMENTS && 2 * groups <= MOST_KINDS;
       const filled = isAdded && !isApart ? tilesOfRows * FILL : 0;
       const perTile = isAdded ? TILE : TILE + APART;
       const cost =

@@ -97,106 +97,109 @@ export function runSegments(
   const tables = 2 * counts + 2 + blocks * kinds + BINS + 2;
   const others = isAdded ? 16 : rows * (segments - 1) * dOut * 2 + 16;
   const tileTables = tiles + dOut * 2;
-  withScratch(backend, tileTables + (tables + 2 * rows * segments + rows * words) * 4, (tileTable) =>
-    withScratch(backend, others, (apart) => {
-      const bias16 = tileTable + tiles;
-      const counters = tileTable + tileTables;
-      const begins = counters + (counts + 1) * 4;
-      const offsets = begins + (counts + 1) * 4;
-      const bins = offsets + blocks * kinds * 4;
-      const header = bins + BINS * 4;
-      const codes = header + 8;
-      const list = codes + rows * segments * 4;
-      const mask = list + rows * segments * 4;
-      const shares = [blocks, chunks, segments];
-      backend.memset(counters, (counts + 1) * 4);
-      const isProgrammatic = true;
-      backend.launch(
-        count,
-        blocks + (isApart ? 0 : filling),
-        THREADS,
-        [
-          backend.pointer(selection),
-          mask,
-          rows,
-          words,
-          ...cut,
-          isApart ? 1 : 0,
-          ...shares,
-          codes,
-          counters,
-          offsets,
-          begins,
-          bins,
-          header,
-          ...filled,
-          dOut,
-        ],
-        (97 + counts) * 4,
-      );
-      backend.launch(
-        place,
-        blocks + filling,
-        THREADS,
-        [
-          rows,
-          ...cut,
-          isApart ? 1 : 0,
-          ...shares,
-          codes,
-          offsets,
-          begins,
-          bins,
-          list,
-          tileTable,
-          ...filled,
-          bias16,
-          dOut,
-        ],
-        kinds * 4,
-        { isProgrammatic },
-      );
-      const map = (matrix: number, length: number, lines: number) =>
-        matrixMap(backend, matrix, length, call.hidden, lines);
-      const up = map(call.up, call.pitch, units.width);
-      backend.launch(
-        many,
-        multiprocessors,
-        MANY_THREADS,
-        [
-          up,
-          gate === 0 ? up : map(gate, call.pitch, units.width),
-          map(call.down, dOut, 64),
-          call.x16,
-          tileTable,
-          list,
-          header,
-          mask,
-          call.upBias,
-          call.gateBias,
-          bias16,
-          call.out,
-          apart,
-          rows,
-          call.pitch,
-          call.pitch,
-          dOut,
-          words,
-          experts,
-          expertSize,
-          units.perUnit,
-          units.parts,
-          ACTIVATIONS.indexOf(call.activation),
-          isAdded ? ADD : STORE,
-        ],
-        MANY_SHARED,
-        { isProgrammatic },
-      );
-      if (!isAdded) {
-        const args = [mask, rows, words, ...cut, apart, call.out, call.downBias, dOut];
-        const grid = backend.blocks((rows * dOut) / 8, THREADS);
-        backend.launch(combine, grid, THREADS, args, 0, { isProgrammatic });
-      }
-    }),
+  withScratch(
+    backend,
+    tileTables + (tables + 2 * rows * segments + rows * words) * 4,
+    (tileTable) =>
+      withScratch(backend, others, (apart) => {
+        const bias16 = tileTable + tiles;
+        const counters = tileTable + tileTables;
+        const begins = counters + (counts + 1) * 4;
+        const offsets = begins + (counts + 1) * 4;
+        const bins = offsets + blocks * kinds * 4;
+        const header = bins + BINS * 4;
+        const codes = header + 8;
+        const list = codes + rows * segments * 4;
+        const mask = list + rows * segments * 4;
+        const shares = [blocks, chunks, segments];
+        backend.memset(counters, (counts + 1) * 4);
+        const isProgrammatic = true;
+        backend.launch(
+          count,
+          blocks + (isApart ? 0 : filling),
+          THREADS,
+          [
+            backend.pointer(selection),
+            mask,
+            rows,
+            words,
+            ...cut,
+            isApart ? 1 : 0,
+            ...shares,
+            codes,
+            counters,
+            offsets,
+            begins,
+            bins,
+            header,
+            ...filled,
+            dOut,
+          ],
+          (97 + counts) * 4,
+        );
+        backend.launch(
+          place,
+          blocks + filling,
+          THREADS,
+          [
+            rows,
+            ...cut,
+            isApart ? 1 : 0,
+            ...shares,
+            codes,
+            offsets,
+            begins,
+            bins,
+            list,
+            tileTable,
+            ...filled,
+            bias16,
+            dOut,
+          ],
+          kinds * 4,
+          { isProgrammatic },
+        );
+        const map = (matrix: number, length: number, lines: number) =>
+          matrixMap(backend, matrix, length, call.hidden, lines);
+        const up = map(call.up, call.pitch, units.width);
+        backend.launch(
+          many,
+          multiprocessors,
+          MANY_THREADS,
+          [
+            up,
+            gate === 0 ? up : map(gate, call.pitch, units.width),
+            map(call.down, dOut, 64),
+            call.x16,
+            tileTable,
+            list,
+            header,
+            mask,
+            call.upBias,
+            call.gateBias,
+            bias16,
+            call.out,
+            apart,
+            rows,
+            call.pitch,
+            call.pitch,
+            dOut,
+            words,
+            experts,
+            expertSize,
+            units.perUnit,
+            units.parts,
+            ACTIVATIONS.indexOf(call.activation),
+            isAdded ? ADD : STORE,
+          ],
+          MANY_SHARED,
+          { isProgrammatic },
+        );
+        if (!isAdded) {
+          const args = [mask, rows, words, ...cut, apart, call.out, call.downBias, dOut];
+          const grid = backend.blocks((rows * dOut) / 8, THREADS);
+          backend.launch(combine, grid, THREADS, args, 0, { isProgrammatic });
+        }
+      }),
   );
 }
