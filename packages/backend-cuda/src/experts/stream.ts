@@ -3,7 +3,7 @@ import type { CudaBackend } from '../backend.js';
 import { withScratch } from '../kernels/run.js';
 import { type Kernel, kernel } from '../launch.js';
 import { type ExpertsCall, pitchOf } from './call.js';
-import { wideMap } from './many/matrices.js';
+import { wideMap } from './matrices.js';
 import { inLaunches, inputArguments, type LaunchRows, shapeArguments } from './launch-rows.js';
 
 /** The most rows of one launch. */

@@ -2,7 +2,7 @@ import type { CudaBackend } from '../../backend.js';
 import { withScratch } from '../../kernels/run.js';
 import { type Kernel, kernel } from '../../launch.js';
 import { ACTIVATIONS, type ExpertsCall, plannedDensity } from '../call.js';
-import { matrixMap } from './matrices.js';
+import { matrixMap } from '../matrices.js';
 import { type Units, unitsOf } from './units.js';
 
 const MODULE = 'experts-hundreds.sm90a';

@@ -4,7 +4,7 @@ import { withScratch } from '../../kernels/run.js';
 import { ACTIVATIONS } from '../call.js';
 import type { ManyCall } from './many-call.js';
 import { selectionBits } from '../select.js';
-import { matrixMap } from './matrices.js';
+import { matrixMap } from '../matrices.js';
 
 const maskedKernel = (name: string): Kernel =>
   kernel(

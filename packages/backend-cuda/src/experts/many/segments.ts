@@ -2,7 +2,7 @@ import type { CudaBackend } from '../../backend.js';
 import { type Kernel, kernel } from '../../launch.js';
 import { withScratch } from '../../kernels/run.js';
 import { ACTIVATIONS, type ExpertsCall } from '../call.js';
-import { matrixMap } from './matrices.js';
+import { matrixMap } from '../matrices.js';
 import type { ManyCall } from './many-call.js';
 import { type ManyPlan, mostTiles } from './plan.js';
 import { groupsOf, segmentsOf } from './units.js';

@@ -1,5 +1,5 @@
-import type { CudaBackend } from '../../backend.js';
-import { TensorMaps } from '../../products/tensor-map.js';
+import type { CudaBackend } from '../backend.js';
+import { TensorMaps } from '../products/tensor-map.js';
 
 /** Elements of a line that a box has: 128 bytes. */
 const BOX = 64;
