@@ -7,13 +7,13 @@
 // adds these up in the clusters' order: equal calls give equal bits.
 //
 // One thread has weights come through the copy engine, into a ring whose slots all hold 512 columns of 16 rows, by boxes
-// of eight rows: of up and gate, a part of their width; of down, a block's share of columns. Down's are those of the step before, so that
-// activations have time to arrive while the memory goes on. Eight warps multiply 64 of these columns each.
+// of eight rows: of up and gate, a part of their width; of down, a block's share of columns. Down's are those of the step
+// before, so that activations have time to arrive while the memory goes on. Eight warps multiply 64 of these columns each.
 #include "experts-dozens.cuh"
 
 constexpr int STREAM_THREADS = 32 * (EXPERTS_DOZENS_WARPS + 1), STREAM_ROWS = 16, STREAM_BUFFERS = 4;
 constexpr int STREAM_COLUMNS = 512, STREAM_BOX = 8 * STREAM_COLUMNS * 2, STREAM_SLOT = 2 * STREAM_BOX;
-constexpr int STREAM_SUMS_PITCH = 20, STREAM_SUMS = EXPERTS_DOZENS_WARPS * 16 * STREAM_SUMS_PITCH;     // in floats
+constexpr int STREAM_SUMS_PITCH = 20, STREAM_SUMS = EXPERTS_DOZENS_WARPS * 16 * STREAM_SUMS_PITCH;  // in floats
 
 // a.splits: clusters. Shared memory: the ring, x, sums of two steps, activations of four, barriers.
 // Maps: boxes of 64 columns by 8 rows by 8 times 64 columns on.
