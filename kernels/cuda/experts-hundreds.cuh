@@ -13,8 +13,6 @@
 #ifdef D2DMOE_EMULATED
 
 constexpr bool EXPERTS_EMULATED = true;
-inline void experts_cluster_send(unsigned, unsigned, int, const unsigned (&)[4]) {}
-inline void experts_cluster_sent(unsigned, unsigned) {}
 inline void experts_count_release(unsigned *, unsigned) {}
 inline unsigned experts_count(unsigned *, unsigned) { return 0; }
 inline void experts_wait_count(const unsigned *, unsigned) {}
@@ -23,9 +21,6 @@ inline void experts_add(float *to, float4 v) { to[0] += v.x, to[1] += v.y, to[2]
 #else
 
 constexpr bool EXPERTS_EMULATED = false;
-__device__ __forceinline__ void experts_cluster_send(unsigned address, unsigned barrier, int block, const unsigned (&w)[4]) { hopper_cluster_send(address, barrier, block, w); }
-__device__ __forceinline__ void experts_cluster_sent(unsigned barrier, unsigned parity) { hopper_cluster_wait_sent(barrier, parity); }
-
 // Counters in memory: what was written before a release is visible to whoever sees the count.
 __device__ __forceinline__ void experts_count_release(unsigned *counter, unsigned more) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(more) : "memory");

@@ -91,7 +91,7 @@ __device__ __forceinline__ void experts_hundreds_down(float (&sum)[SUMS], unsign
 #pragma unroll
   for (int i = 0; i < 4; i++) {
     const int from = (slice + i) % 4;
-    experts_cluster_sent(hidden_there + from * 8, phase);
+    if (!EXPERTS_EMULATED) hopper_cluster_wait_sent(hidden_there + from * 8, phase);
     hopper_proxy_fence();
     hopper_wgmma_fence();
 #pragma unroll
@@ -288,7 +288,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
               const unsigned w[4] = {__float_as_uint(odd ? a : v[0]), __float_as_uint(odd ? b : v[1]), __float_as_uint(odd ? v[2] : a), __float_as_uint(odd ? v[3] : b)};
               float *to = sums + (half * 32 + warp % 2 * 16 + (odd ? 8 : 0) + g) * PITCH + 8 * (octet0 + j) + t / 2 * 4;
               if (block == slice) *reinterpret_cast<uint4 *>(to) = make_uint4(w[0], w[1], w[2], w[3]);
-              else experts_cluster_send(hopper_address(to), sums_there, block, w);
+              else if (!EXPERTS_EMULATED) hopper_cluster_send(hopper_address(to), sums_there, block, w);
             }
           };
           if (octets <= 4 && warpgroup == 0) {
@@ -313,7 +313,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
       if (!EXPERTS_EMULATED) up_phase ^= 1;
       if (first == 0) PROBE(5);
       if (!is_one || EXPERTS_EMULATED) __syncthreads();
-      experts_cluster_sent(sums_there, phase);
+      if (!EXPERTS_EMULATED) hopper_cluster_wait_sent(sums_there, phase);
       hopper_cluster_wait();  // the four blocks have no use for up any more
       PROBE(6);
       {
@@ -351,7 +351,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
 #pragma unroll
           for (int block = 2 * half; block < 2 * half + 2; block++) {
             if (block == slice) *reinterpret_cast<uint4 *>(base + (to - up)) = make_uint4(w[0], w[1], w[2], w[3]);
-            else experts_cluster_send(to, hidden_there + slice * 8, block, w);
+            else if (!EXPERTS_EMULATED) hopper_cluster_send(to, hidden_there + slice * 8, block, w);
           }
 #endif
         }

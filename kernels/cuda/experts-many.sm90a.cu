@@ -21,8 +21,8 @@ typedef hopper_ring<EXPERTS_MANY_SLOTS_B> experts_ring_b;
 typedef hopper_ring<1> experts_ring_facts;
 
 // Where results go. ADD: into the token's row, which holds the bias at first; with the bias, as the row, in tiles of rows
-// that have no other segment. STORE: a token's first segment becomes its
-// row, others go to a list of rows of their own, [segments - 1, rows, d_out]; experts_segments_combine adds them up.
+// that have no other segment. STORE: a token's first segment becomes its row, others go to a list of rows of their own,
+// [segments - 1, rows, d_out]; experts_segments_combine adds them up.
 enum { EXPERTS_ADD, EXPERTS_STORE };
 
 struct experts_many_call {
@@ -42,7 +42,7 @@ struct experts_many_call {
 
 // What a tile's rows and units are, which one warp looks up ahead of time.
 struct experts_many_facts {
-  int4 tile;  // without EXPERTS_ONLY
+  int4 tile;                 // without EXPERTS_ONLY
   float bias[256];           // of the tile's neurons; GATED: of up's, then of gate's
   unsigned place[128];       // rows in the list
   unsigned chosen[2][128];   // which experts of a unit a row runs

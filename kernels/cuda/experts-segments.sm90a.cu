@@ -29,12 +29,12 @@ struct experts_shares {
   __device__ __forceinline__ int chunk(int block) const { return (int)((long long)block * chunks / blocks); }
 };
 
-// Kinds of segments: pairs of units, single units, then where `apart`, the same again for rows that have no other segment:
-// their results are stored and not added. Those need no chunks: nothing else comes to their rows.
+// Kinds of segments: pairs of units, single units, then with `only_kinds`, the same again for rows that have no other
+// segment: their results are stored and not added. Those need no chunks: nothing else comes to their rows.
 struct experts_kinds {
   int units, pairs, all, chunks, count;
-  __device__ __forceinline__ experts_kinds(const experts_units &u, int paired, int apart, int chunks)
-      : units(u.count()), pairs(experts_pairs(units, paired)), all(pairs + units), chunks(chunks), count(apart ? 2 * all : all) {}
+  __device__ __forceinline__ experts_kinds(const experts_units &u, int paired, int only_kinds, int chunks)
+      : units(u.count()), pairs(experts_pairs(units, paired)), all(pairs + units), chunks(chunks), count(only_kinds ? 2 * all : all) {}
   // Where a kind's rows of a chunk are counted, the kinds being one after the other.
   __device__ __forceinline__ int counter(int kind, int chunk) const { return kind < all ? kind * chunks + chunk : all * chunks + kind - all; }
   __device__ __forceinline__ int counters() const { return counter(count, 0); }
@@ -87,14 +87,14 @@ __device__ __forceinline__ void experts_segments_fill(int begin, int end, F take
 //   offsets [blocks, kinds], begins [counters] + 1, bins [EXPERTS_BINS], header: the number of tiles
 template <typename T>
 __device__ __forceinline__ void experts_segments_count(const unsigned char *__restrict__ selection, unsigned *mask, int rows, int words,
-                                                       const experts_units &units, int paired, int apart, const experts_shares &shares,
+                                                       const experts_units &units, int paired, int only_kinds, const experts_shares &shares,
                                                        int segments, unsigned *codes, int *counts, int *offsets, int *begins, int *bins,
                                                        int *header, T *out, const float *bias, int d_out) {
   DYNAMIC_SHARED(int, shared);
   const int block = blockIdx.x, blocks = shares.blocks, chunk = shares.chunk(block);
   hopper_launch_next();
   if (block >= blocks) return experts_segments_fill(0, rows / 2, [](int) { return true; }, out, bias, d_out, block - blocks);
-  const experts_kinds kinds(units, paired, apart, shares.chunks);
+  const experts_kinds kinds(units, paired, only_kinds, shares.chunks);
   const int counters = kinds.counters();
   int *histogram = shared + 96;
   for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) histogram[i] = 0;
@@ -107,7 +107,7 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
     units.segments(mask + (long long)row * words, words, paired, [&](int a, int b, int) {
       const int kind = experts_group(a, b, kinds.pairs);
       // The first waits for whether there is another.
-      if (apart && number == 0 && held < 0) return void(held = kind);
+      if (only_kinds && number == 0 && held < 0) return void(held = kind);
       if (held >= 0) put(held), held = -1;
       put(kind);
     });
@@ -158,9 +158,9 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
 #define EXPERTS_SEGMENTS_COUNT(NAME, T)                                                                                 \
   extern "C" __global__ void __launch_bounds__(256)                                                                     \
       NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit,    \
-           int parts, int width, int paired, int apart, int blocks, int chunks, int segments, unsigned *codes,          \
+           int parts, int width, int paired, int only_kinds, int blocks, int chunks, int segments, unsigned *codes,     \
            int *counts, int *offsets, int *begins, int *bins, int *header, T *out, const float *bias, int d_out) {      \
-    experts_segments_count<T>(selection, mask, rows, words, {experts, size, per_unit, parts, width}, paired, apart,     \
+    experts_segments_count<T>(selection, mask, rows, words, {experts, size, per_unit, parts, width}, paired, only_kinds, \
                               {blocks, chunks}, segments, codes, counts, offsets, begins, bins, header, out, bias,      \
                               d_out);                                                                                   \
   }
@@ -169,10 +169,10 @@ EXPERTS_SEGMENTS_COUNT(experts_segments_count_f16, __half)
 
 // The rows themselves, kind by kind: token + rows · (number of the segment within its token), or where `out` is given,
 // the token. And the tiles: where the tile's rows begin, how many (and EXPERTS_ONLY), its units. Blocks beyond
-// shares.blocks fill the second half of `out`, or where `apart`, all rows but those of only segments, whose bias the
-// first block rounds to `bias16`.
+// shares.blocks fill the second half of `out`, or with `only_kinds`, all rows but those of only segments, for which the
+// first block rounds the bias to `bias16`.
 template <typename T>
-__device__ __forceinline__ void experts_segments_place(int rows, const experts_units &units, int paired, int apart,
+__device__ __forceinline__ void experts_segments_place(int rows, const experts_units &units, int paired, int only_kinds,
                                                        const experts_shares &shares, int segments,
                                                        const unsigned *__restrict__ codes, const int *__restrict__ offsets,
                                                        const int *__restrict__ begins, int *bins,
@@ -182,12 +182,12 @@ __device__ __forceinline__ void experts_segments_place(int rows, const experts_u
   const int block = blockIdx.x;
   hopper_launch_next();
   hopper_wait_launch();
-  const experts_kinds kinds(units, paired, apart, shares.chunks);
+  const experts_kinds kinds(units, paired, only_kinds, shares.chunks);
   if (block >= shares.blocks) {
-    auto takes = [&](int row) { return !apart || codes[row] == EXPERTS_NO_SEGMENT || !kinds.only(experts_kind(codes[row])); };
-    return experts_segments_fill(apart ? 0 : rows / 2, rows, takes, out, bias, d_out, block - shares.blocks);
+    auto takes = [&](int row) { return !only_kinds || codes[row] == EXPERTS_NO_SEGMENT || !kinds.only(experts_kind(codes[row])); };
+    return experts_segments_fill(only_kinds ? 0 : rows / 2, rows, takes, out, bias, d_out, block - shares.blocks);
   }
-  if (apart && block == 0)
+  if (only_kinds && block == 0)
     for (int i = threadIdx.x; i < d_out; i += EXPERTS_THREADS) bias16[i] = from_float<T>(bias ? bias[i] : 0.0f);
   const int chunk = shares.chunk(block);
   for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS)
@@ -219,10 +219,10 @@ __device__ __forceinline__ void experts_segments_place(int rows, const experts_u
 }
 #define EXPERTS_SEGMENTS_PLACE(NAME, T)                                                                                 \
   extern "C" __global__ void __launch_bounds__(256)                                                                     \
-      NAME(int rows, int experts, int size, int per_unit, int parts, int width, int paired, int apart, int blocks,      \
+      NAME(int rows, int experts, int size, int per_unit, int parts, int width, int paired, int only_kinds, int blocks, \
            int chunks, int segments, const unsigned *codes, const int *offsets, const int *begins, int *bins,           \
            unsigned *list, int4 *tiles, T *out, const float *bias, T *bias16, int d_out) {                              \
-    experts_segments_place<T>(rows, {experts, size, per_unit, parts, width}, paired, apart, {blocks, chunks}, segments, \
+    experts_segments_place<T>(rows, {experts, size, per_unit, parts, width}, paired, only_kinds, {blocks, chunks}, segments, \
                               codes, offsets, begins, bins, list, tiles, out, bias, bias16, d_out);                     \
   }
 EXPERTS_SEGMENTS_PLACE(experts_segments_place_bf16, bf16)

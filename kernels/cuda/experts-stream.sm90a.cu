@@ -205,7 +205,7 @@ __device__ __forceinline__ void experts_stream(const hopper_map *up, const hoppe
 }
 
 // The clusters' sums and the bias, two columns a thread. a.splits: clusters.
-__device__ __forceinline__ void experts_stream_sum(const experts_dozens_args &a) {
+KERNEL __launch_bounds__(128) experts_stream_sum(const experts_dozens_args a) {
   const int pairs = a.d_out / 2, i = blockIdx.x * blockDim.x + threadIdx.x, column = i % pairs * 2;
   hopper_launch_next();
   const bool mine = i < a.rows * pairs;
@@ -238,4 +238,3 @@ __device__ __forceinline__ void experts_stream_sum(const experts_dozens_args &a)
   }
 EXPERTS_STREAM(f16, HALF)
 EXPERTS_STREAM(bf16, BFLOAT16)
-KERNEL __launch_bounds__(128) experts_stream_sum_all(const experts_dozens_args a) { experts_stream_sum(a); }

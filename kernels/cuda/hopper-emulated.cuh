@@ -47,14 +47,19 @@ inline void hopper_wait(unsigned barrier, unsigned parity) {
   }
 }
 
-inline void hopper_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
-  for (int i = 0; i < bytes; i += 4) hopper_at<unsigned>(to + i) = *reinterpret_cast<const unsigned *>(static_cast<const char *>(from) + i);
+// Bytes that the barrier expects are there.
+inline void hopper_landed(unsigned barrier, int bytes) {
   hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
   b.bytes -= bytes;
   b.settle();
 }
+inline void hopper_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
+  memcpy(&hopper_at<char>(to), from, bytes);
+  hopper_landed(barrier, bytes);
+}
 inline void hopper_cluster_send(unsigned address, unsigned barrier, int, const unsigned (&w)[4]) { hopper_copy(address, w, 16, barrier); }
 inline void hopper_cluster_wait_sent(unsigned barrier, unsigned parity) { hopper_wait(barrier, parity); }
+
 // Calls `each` with every element of a box, where it lies in shared memory and in the matrix, nullptr outside that.
 // Returns the box's bytes.
 template <typename F> inline int hopper_each_of_box(const hopper_map *map, unsigned shared, int x, int y, int z, F each) {
@@ -75,9 +80,7 @@ template <typename F> inline int hopper_each_of_box(const hopper_map *map, unsig
 }
 inline void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y, int z = 0) {
   const int bytes = hopper_each_of_box(map, to, x, y, z, [](unsigned short &here, const unsigned short *there) { here = there ? *there : 0; });
-  hopper_barrier &b = hopper_at<hopper_barrier>(barrier);
-  b.bytes -= bytes;
-  b.settle();
+  hopper_landed(barrier, bytes);
 }
 inline void hopper_prefetch_box(const hopper_map *, int, int) {}
 inline void hopper_store_box(const hopper_map *map, unsigned from, int x, int y) {

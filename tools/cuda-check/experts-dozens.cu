@@ -145,7 +145,7 @@ struct Dozens {
     void *args[] = {maps, maps + 1, maps + 2, &a}, *sum_args[] = {&a};
     CHECK(cudaLaunchKernelExC(&config, stream_kernel(), args));
     config.gridDim = dim3(ceil_div(rows * shape.d_out / 2, 128)), config.blockDim = dim3(128), config.dynamicSmemBytes = 0, config.numAttrs = 1;
-    CHECK(cudaLaunchKernelExC(&config, (const void *)experts_stream_sum_all, sum_args));
+    CHECK(cudaLaunchKernelExC(&config, (const void *)experts_stream_sum, sum_args));
   }
   void launch(bool is_down, experts_dozens_args a, const Cut &cut, int blocks, int shared, bool programmatic, cudaStream_t stream) const {
     a.across = cut.across, a.row_groups = row_groups, a.steps = cut.steps, a.slots = cut.slots, a.capacity = is_down ? down_capacity : up_capacity;

@@ -271,7 +271,7 @@ template <typename T> struct Layer {
     const Units u = units(v);
     const int w = s.words();
     if (what & 1) {
-      const int apart = v.mode == EXPERTS_ADD && v.width == 128 && segments(v) < 1.5, only = apart ? u.groups : 0, kinds = u.groups + only;
+      const int only_kinds = v.mode == EXPERTS_ADD && v.width == 128 && segments(v) < 1.5, only = only_kinds ? u.groups : 0, kinds = u.groups + only;
       const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 4), chunks = std::max(1, std::min({16, (8192 - only) / u.groups, blocks}));
       const int most = v.paired ? (u.count + 1) / 2 : u.count, counters = u.groups * chunks + only;
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;
@@ -281,9 +281,9 @@ template <typename T> struct Layer {
       typedef void (*Place)(int, int, int, int, int, int, int, int, int, int, int, const unsigned *, const int *, const int *, int *, unsigned *, int4 *, T *, const float *, T *, int);
       const Count count = (Count)(BF16 ? (const void *)experts_segments_count_bf16 : (const void *)experts_segments_count_f16);
       const Place place = (Place)(BF16 ? (const void *)experts_segments_place_bf16 : (const void *)experts_segments_place_f16);
-      launch(count, blocks + (apart ? 0 : filling), 256, (97 + counters) * 4, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, apart, blocks, chunks, most,
+      launch(count, blocks + (only_kinds ? 0 : filling), 256, (97 + counters) * 4, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, only_kinds, blocks, chunks, most,
              codes, counts, offsets, begins, bins, header, filled, down_bias, s.d_out);
-      launch(place, blocks + filling, 256, kinds * 4, s.rows, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, apart, blocks, chunks, most, codes, offsets, begins, bins, list, tiles,
+      launch(place, blocks + filling, 256, kinds * 4, s.rows, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, only_kinds, blocks, chunks, most, codes, offsets, begins, bins, list, tiles,
              filled, down_bias, rounded_bias, s.d_out);
     }
     if (what & 2) {

@@ -93,12 +93,12 @@ function launch(name: string, grid: Size, block: Size, args: Value[], shared = 0
 describe.skipIf(!found)('the CUDA emulator (needs g++)', () => {
   beforeAll(async () => {
     const toy = fileURLToPath(new URL('toy', import.meta.url));
-    const built = await buildEmulator(out, toy);
-    if (built.kernels === 0) throw new Error(JSON.stringify(built.failures));
-    cuda = open(built.library);
+    const { library, kernels, failures, modules } = await buildEmulator(out, toy);
+    if (kernels === 0) throw new Error(JSON.stringify(failures));
+    cuda = open(library);
     ok(cuda.init(0));
     ok(cuda.setCurrent(taken((out) => cuda.retain(out, 0))));
-    const image = readFileSync(join(built.modules, 'toy.ptx'), 'utf8');
+    const image = readFileSync(join(modules, 'toy.ptx'), 'utf8');
     module = taken((out) => cuda.load(out, image));
   });
   beforeEach(() => {

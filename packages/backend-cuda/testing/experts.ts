@@ -1,5 +1,6 @@
 import type { Random } from '@d2dmoe/core';
-import type { ExpertStorage } from '@d2dmoe/kernels';
+import { type ExpertStorage, referenceDynamicKExperts } from '@d2dmoe/kernels';
+import * as tf from '@tensorflow/tfjs-core';
 import { differences, norm } from '../../kernels/testing/closeness.js';
 import {
   booleans,
@@ -89,4 +90,22 @@ export function withCall(
     },
     storage,
   );
+}
+
+/** What a path gives for a drawn layer, twice, and what float64 does. */
+export function runTwice(
+  backend: CudaBackend,
+  shape: LayerShape,
+  packing: { storage: ExpertStorage; expectedDensity?: number | undefined },
+  run: (call: ExpertsCall) => tf.TensorInfo,
+) {
+  const layer = randomLayer(shape);
+  const runs: ArrayLike<number>[] = [];
+  withCall(backend, layer, packing, (call) => {
+    for (let turn = 0; turn < 2; turn++) {
+      runs.push(tf.engine().makeTensorFromTensorInfo(run(call)).dataSync().slice());
+    }
+  });
+  const expected = referenceDynamicKExperts(layer.x, layer.selection, layer.ffn);
+  return { actual: runs[0] ?? [], again: runs[1], expected };
 }

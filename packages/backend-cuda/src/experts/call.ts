@@ -22,6 +22,15 @@ export function pitchOf(width: number, storage: Storage): number {
   return Math.ceil(width / aligned) * aligned;
 }
 
+/** Bytes of a neuron's packed rows: of up, of gate in a gated layer, and of down. */
+export function neuronBytes(
+  { dIn, dOut, storage }: Pick<ExpertsCall, 'dIn' | 'dOut' | 'storage'>,
+  isGated: boolean,
+): number {
+  const weights = pitchOf(dIn, storage) * (isGated ? 2 : 1) + pitchOf(dOut, storage);
+  return weights * WEIGHT_BYTES[storage];
+}
+
 /** Density to plan for where the caller names none. */
 const USUAL_DENSITY = 0.5;
 

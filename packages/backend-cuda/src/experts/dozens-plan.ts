@@ -1,4 +1,4 @@
-import { type ExpertsCall, pitchOf, WEIGHT_BYTES } from './call.js';
+import { type ExpertsCall, neuronBytes, pitchOf, WEIGHT_BYTES } from './call.js';
 
 /** The most rows of one launch. */
 export const DOZENS_ROWS = 64;
@@ -84,10 +84,9 @@ const activationBytes = (storage: DozensShape['storage']): number =>
   storage === 'float32' ? 4 : 2;
 
 /** Whether leaving unselected neurons out saves more than waiting for the selection costs. */
-function skips({ rows, dIn, dOut, hidden, storage, isGated, density = 0.2 }: DozensShape): boolean {
-  const row =
-    (pitchOf(dIn, storage) * (isGated ? 2 : 1) + pitchOf(dOut, storage)) * WEIGHT_BYTES[storage];
-  return hidden * row * (1 - density) ** rows > SKIP_BYTES;
+function skips(shape: DozensShape): boolean {
+  const { rows, hidden, isGated, density = 0.2 } = shape;
+  return hidden * neuronBytes(shape, isGated) * (1 - density) ** rows > SKIP_BYTES;
 }
 
 /** Steps with which `warps` cover `pieces` of 16 bytes: what they take at once is a power of two or a multiple of 32. */

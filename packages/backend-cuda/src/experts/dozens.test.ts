@@ -1,11 +1,10 @@
-import { type ExpertStorage, referenceDynamicKExperts } from '@d2dmoe/kernels';
-import * as tf from '@tensorflow/tfjs-core';
+import type { ExpertStorage } from '@d2dmoe/kernels';
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { relativeError } from '../../../kernels/testing/closeness.js';
 import { ffnKinds, type LayerShape, randomLayer } from '../../../kernels/testing/random-experts.js';
 import { emulated } from '../../testing/emulated.js';
-import { errorOf, withCall } from '../../testing/experts.js';
+import { errorOf, runTwice } from '../../testing/experts.js';
 import { dozensFits, dozensRows } from './dozens.js';
 import { planDozens } from './dozens-plan.js';
 
@@ -33,23 +32,11 @@ const fixed: LayerShape = {
 };
 
 emulated('the expert op for some dozen rows', (cuda) => {
-  /** What the path gives, twice, and what float64 does. */
-  function results(shape: LayerShape, storage: ExpertStorage, expectedDensity?: number) {
-    const layer = randomLayer(shape);
-    const runs: ArrayLike<number>[] = [];
-    withCall(cuda(), layer, { storage, expectedDensity }, (call) => {
+  const results = (shape: LayerShape, storage: ExpertStorage, expectedDensity?: number) =>
+    runTwice(cuda(), shape, { storage, expectedDensity }, (call) => {
       expect(dozensFits(cuda(), call)).toBe(true);
-      for (let run = 0; run < 2; run++) {
-        const out = tf.engine().makeTensorFromTensorInfo(dozensRows(cuda(), call));
-        runs.push(out.dataSync().slice());
-      }
+      return dozensRows(cuda(), call);
     });
-    return {
-      actual: runs[0] ?? [],
-      again: runs[1],
-      expected: referenceDynamicKExperts(layer.x, layer.selection, layer.ffn),
-    };
-  }
 
   afterEach(() => {
     cuda().precision = 'float32';

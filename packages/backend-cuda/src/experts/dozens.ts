@@ -11,22 +11,11 @@ import {
   planDozens,
   upTo,
 } from './dozens-plan.js';
-import {
-  byForm,
-  formOf,
-  inLaunches,
-  inputArguments,
-  type LaunchRows,
-  shapeArguments,
-} from './launch-rows.js';
+import { DOZENS_STRUCT, dozensStruct } from './dozens-struct.js';
+import { byForm, formOf, inLaunches, type LaunchRows } from './launch-rows.js';
 
 const dozensKernel = (name: string): Kernel =>
-  kernel(
-    'experts-dozens.sm90a',
-    `experts_dozens_${name}`,
-    // One struct.
-    `p ${'+p '.repeat(12)}${'+i '.repeat(16)}`,
-  );
+  kernel('experts-dozens.sm90a', `experts_dozens_${name}`, DOZENS_STRUCT);
 const forRows = (name: string) => ({
   16: dozensKernel(`${name}_16`),
   32: dozensKernel(`${name}_32`),
@@ -79,22 +68,19 @@ function launch(backend: CudaBackend, call: ExpertsCall, at: LaunchRows): void {
         function_,
         blocks,
         DOZENS_THREADS,
-        [
-          ...inputArguments(call, at),
-          at.out,
+        dozensStruct(call, at, {
           hidden,
           partials,
           counters,
-          ...shapeArguments(call, at),
-          plan.skip ? 1 : 0,
-          cut.capacity,
-          cut.across,
-          plan.rowGroups,
-          cut.steps,
-          cut.slots,
-          plan.splits,
-          plan.down.clusters,
-        ],
+          skip: plan.skip,
+          capacity: cut.capacity,
+          across: cut.across,
+          rowGroups: plan.rowGroups,
+          steps: cut.steps,
+          slots: cut.slots,
+          splits: plan.splits,
+          groups: plan.down.clusters,
+        }),
         cut.sharedBytes,
         { cluster: cut.ranks, isProgrammatic: true },
       );

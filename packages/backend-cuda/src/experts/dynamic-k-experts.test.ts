@@ -45,6 +45,8 @@ test('float32 weights, which the kernels of many rows do not take, go by dozens'
 test('up to 16 rows of many weights, nearly all of which some row runs, go by a stream of them', () => {
   const wide = { ...layer, dIn: 2048, dOut: 2048, hidden: 16_384, experts: 128, gate: 1 };
   expect(pathOfFew(hopper, { ...wide, rows: 16 })).toBe('stream');
+  // Where no density was named, the usual one is planned for.
+  expect(pathOfFew(hopper, { ...wide, rows: 16, density: Number.NaN })).toBe('stream');
   expect(pathOfFew(hopper, { ...wide, rows: 17 })).toBe('dozens');
   expect(pathOfFew(hopper, { ...wide, rows: 4 })).toBe('dozens');
   expect(pathOfFew(hopper, { ...wide, rows: 16, storage: 'int8' })).toBe('dozens');

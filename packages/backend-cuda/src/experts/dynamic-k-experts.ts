@@ -3,7 +3,6 @@ import type { CudaBackend } from '../backend.js';
 import { cudaKernel } from '../kernels/config.js';
 import type { Activation, ExpertsCall, Storage } from './call.js';
 import { dozensFits, dozensRows } from './dozens.js';
-import { streamFits, streamPays, streamRows } from './stream.js';
 import { fewFits, fewRows } from './few.js';
 import { HOPPER_ROWS } from './few-hopper-plan.js';
 import { FEW_ROWS } from './few-plan.js';
@@ -11,6 +10,7 @@ import { hundredsFits } from './many/hundreds.js';
 import { manyFits, manyRows } from './many/index.js';
 import { maskedDense } from './masked-dense.js';
 import { vectorOffsets } from './pack.js';
+import { streamFits, streamPays, streamRows } from './stream.js';
 
 /** An FFN as pack.ts lays it out. */
 export interface PackedInputs {

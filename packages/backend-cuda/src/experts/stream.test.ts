@@ -1,11 +1,10 @@
-import { type ExpertStorage, referenceDynamicKExperts } from '@d2dmoe/kernels';
-import * as tf from '@tensorflow/tfjs-core';
+import type { ExpertStorage } from '@d2dmoe/kernels';
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { relativeError } from '../../../kernels/testing/closeness.js';
 import { ffnKinds, type LayerShape, randomLayer } from '../../../kernels/testing/random-experts.js';
 import { emulated } from '../../testing/emulated.js';
-import { errorOf, withCall } from '../../testing/experts.js';
+import { errorOf, runTwice, withCall } from '../../testing/experts.js';
 import { streamFits, streamPays, streamRows } from './stream.js';
 
 const shapes: fc.Arbitrary<LayerShape> = fc.record({
@@ -20,20 +19,11 @@ const shapes: fc.Arbitrary<LayerShape> = fc.record({
 });
 
 emulated('the expert op for few rows of many weights', (cuda) => {
-  /** What the path gives, twice, and what float64 does. */
-  function results(shape: LayerShape, storage: ExpertStorage) {
-    const layer = randomLayer(shape);
-    const runs: ArrayLike<number>[] = [];
-    withCall(cuda(), layer, { storage }, (call) => {
+  const results = (shape: LayerShape, storage: ExpertStorage) =>
+    runTwice(cuda(), shape, { storage }, (call) => {
       expect(streamFits(cuda(), call)).toBe(true);
-      for (let run = 0; run < 2; run++) {
-        const out = tf.engine().makeTensorFromTensorInfo(streamRows(cuda(), call));
-        runs.push(out.dataSync().slice());
-      }
+      return streamRows(cuda(), call);
     });
-    const expected = referenceDynamicKExperts(layer.x, layer.selection, layer.ffn);
-    return { actual: runs[0] ?? [], again: runs[1], expected };
-  }
 
   afterEach(() => {
     cuda().precision = 'float32';

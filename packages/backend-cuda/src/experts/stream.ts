@@ -2,9 +2,10 @@ import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
 import { withScratch } from '../kernels/run.js';
 import { type Kernel, kernel } from '../launch.js';
-import { type ExpertsCall, pitchOf } from './call.js';
+import { type ExpertsCall, neuronBytes, plannedDensity } from './call.js';
+import { DOZENS_STRUCT, dozensStruct } from './dozens-struct.js';
+import { inLaunches, type LaunchRows } from './launch-rows.js';
 import { wideMap } from './matrices.js';
-import { inLaunches, inputArguments, type LaunchRows, shapeArguments } from './launch-rows.js';
 
 /** The most rows of one launch. */
 export const STREAM_ROWS = 16;
@@ -29,15 +30,13 @@ const LEAST_BYTES = 48e6;
 /** The least share of neurons that some row is expected to run: all weights are read. */
 const LEAST_SHARE = 0.88;
 
-/** The struct of experts-dozens.cuh. */
-const STRUCT = `p ${'+p '.repeat(12)}${'+i '.repeat(16)}`;
 const streamKernel = (name: string): Kernel =>
-  kernel('experts-stream.sm90a', `experts_stream_${name}`, `i*32 i*32 i*32 ${STRUCT}`);
+  kernel('experts-stream.sm90a', `experts_stream_${name}`, `i*32 i*32 i*32 ${DOZENS_STRUCT}`);
 const kernels = {
   float16: { plain: streamKernel('plain_f16'), gated: streamKernel('gated_f16') },
   bfloat16: { plain: streamKernel('plain_bf16'), gated: streamKernel('gated_bf16') },
 };
-const sumKernel = kernel('experts-stream.sm90a', 'experts_stream_sum_all', STRUCT);
+const sumKernel = kernel('experts-stream.sm90a', 'experts_stream_sum', DOZENS_STRUCT);
 
 /** Blocks of a cluster; on an emulated card one. */
 const ranksOf = (backend: CudaBackend) => (backend.device.isEmulated ? 1 : RANKS);
@@ -58,10 +57,13 @@ export function streamFits(backend: CudaBackend, call: ExpertsCall): boolean {
 
 /** Whether it is the fastest: so many weights that only reading them counts, nearly all of which some row runs. */
 export function streamPays(call: ExpertsCall): boolean {
-  const { rows, dIn, dOut, hidden, storage, gate, density = 0.2 } = call;
-  const row = pitchOf(dIn, storage) * (gate === 0 ? 1 : 2) + pitchOf(dOut, storage);
-  const share = 1 - (1 - density) ** Math.min(rows, STREAM_ROWS);
-  return rows <= STREAM_ROWS && hidden * row * 2 >= LEAST_BYTES && share >= LEAST_SHARE;
+  const { rows, hidden, gate } = call;
+  const share = 1 - (1 - plannedDensity(call)) ** rows;
+  return (
+    rows <= STREAM_ROWS &&
+    hidden * neuronBytes(call, gate !== 0) >= LEAST_BYTES &&
+    share >= LEAST_SHARE
+  );
 }
 
 /** Neurons of a cluster in a step. */
@@ -97,22 +99,7 @@ function launch(backend: CudaBackend, call: ExpertsCall, at: LaunchRows): void {
     wideMap(backend, matrix, length, hidden, BOX_ROWS, COLUMNS / 64);
   const up = map(call.up, dIn);
   withScratch(backend, clusters * rows * dOut * 4, (partials) => {
-    const struct = [
-      ...inputArguments(call, at),
-      at.out,
-      0,
-      partials,
-      0,
-      ...shapeArguments(call, at),
-      0,
-      0,
-      0,
-      0,
-      0,
-      SLOTS,
-      clusters,
-      0,
-    ];
+    const struct = dozensStruct(call, at, { partials, slots: SLOTS, splits: clusters });
     const isProgrammatic = true;
     backend.launch(
       gate === 0 ? plain : gated,

@@ -16,14 +16,14 @@ function plans({ dOut, experts, expertSize, gated }: ExactShape): [string, ManyP
     for (const isPaired of [true, false]) {
       if (gated && (isPaired || width === 64)) continue;
       const units = unitsOf(experts, expertSize, width);
-      for (const [sums, isAdded, isApart] of [
+      for (const [sums, isAdded, hasOnlyKinds] of [
         ['added', true, false],
         ['added, only segments stored', true, true],
         ['kept apart', false, false],
       ] as const) {
-        if (isApart && width === 64) continue;
+        if (hasOnlyKinds && width === 64) continue;
         const name = `${width} ${isPaired ? 'paired' : 'single'} ${sums}`;
-        all.push([name, { kind: 'segments', units, isPaired, isAdded, isApart }]);
+        all.push([name, { kind: 'segments', units, isPaired, isAdded, hasOnlyKinds }]);
       }
     }
   }
@@ -160,8 +160,8 @@ test('the plan follows density, experts and rows', () => {
   expect(kind({ ...vit, rows: 6304, density: 0.1 })).toBe('128 single');
   expect(kind({ ...vit, gate: 1, density: 0.2 })).toBe('128 single');
   const added = (isRepeatable: boolean) => planMany({ ...vit, density: 0.4 }, 132, isRepeatable);
-  expect(added(false)).toMatchObject({ isAdded: true, isApart: false });
+  expect(added(false)).toMatchObject({ isAdded: true, hasOnlyKinds: false });
   expect(added(true)).toMatchObject({ isAdded: false });
   // Two of 24: one pair a row.
-  expect(planMany({ ...vit, density: 0.1 }, 132, false)).toMatchObject({ isApart: true });
+  expect(planMany({ ...vit, density: 0.1 }, 132, false)).toMatchObject({ hasOnlyKinds: true });
 });

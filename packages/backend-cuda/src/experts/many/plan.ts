@@ -13,8 +13,8 @@ export type ManyPlan =
       readonly isPaired: boolean;
       /** Whether segments are added to the output as they come, in any order, or kept apart and added up in theirs. */
       readonly isAdded: boolean;
-      /** Whether rows that have one segment are kept apart: its results are stored with the bias, not added. */
-      readonly isApart: boolean;
+      /** Whether only segments of a row are kinds of their own, whose results are stored with the bias and not added. */
+      readonly hasOnlyKinds: boolean;
     };
 
 /** Most rows that go through the single launch: beyond them the card is full anyway. */
@@ -27,8 +27,8 @@ const MOST_KINDS = 6000;
 const MOST_BF16_SEGMENTS = 9;
 /** The same for fp16. */
 const MOST_FP16_SEGMENTS = 40;
-/** Segments of a row, expected, up to which those that have only one are kept apart. */
-const MOST_APART_SEGMENTS = 1.5;
+/** Segments of a row, expected, up to which only ones are kinds of their own. */
+const MOST_ONLY_SEGMENTS = 1.5;
 
 // Costs in the time of one tile's products with 128 neurons (128 rows, both matrices) at a dense layer's rate; measured
 // on an H200, experts-many.md has the figures.
@@ -89,23 +89,28 @@ export function planMany(
         ((rows * perRow) / TILE_ROWS + (used / 4) * (isPaired ? 2 : 1)) * (width / 128);
       const most = storage === 'bfloat16' ? MOST_BF16_SEGMENTS : MOST_FP16_SEGMENTS;
       const isAdded = !isRepeatable && segments <= most;
-      const isApart =
-        isAdded && width === 128 && segments < MOST_APART_SEGMENTS && 2 * groups <= MOST_KINDS;
-      const filled = isAdded && !isApart ? tilesOfRows * FILL : 0;
+      const hasOnlyKinds =
+        isAdded && width === 128 && segments < MOST_ONLY_SEGMENTS && 2 * groups <= MOST_KINDS;
+      const filled = isAdded && !hasOnlyKinds ? tilesOfRows * FILL : 0;
       const perTile = isAdded ? TILE : TILE + APART;
       const cost =
         (segmentProducts * SEGMENT + tiles * perTile + filled) / multiprocessors + GROUPING;
       if (cost >= least) continue;
       least = cost;
-      best = { kind: 'segments', units, isPaired, isAdded, isApart };
+      best = { kind: 'segments', units, isPaired, isAdded, hasOnlyKinds };
     }
   }
   return best;
 }
 
 /** Tiles at most, whatever the selection: what the table of them must have room for. */
-export function mostTiles(rows: number, units: Units, isPaired: boolean, isApart: boolean): number {
+export function mostTiles(
+  rows: number,
+  units: Units,
+  isPaired: boolean,
+  hasOnlyKinds: boolean,
+): number {
   const segments = rows * segmentsOf(units, isPaired);
-  const kinds = groupsOf(units, isPaired) * (isApart ? 2 : 1);
+  const kinds = groupsOf(units, isPaired) * (hasOnlyKinds ? 2 : 1);
   return Math.ceil(segments / TILE_ROWS) + Math.min(kinds, segments);
 }

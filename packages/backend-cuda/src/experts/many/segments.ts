@@ -66,12 +66,12 @@ export function runSegments(
   plan: Extract<ManyPlan, { kind: 'segments' }>,
 ): void {
   const { rows, dOut, experts, expertSize, storage, gate, selection } = call;
-  const { units, isPaired, isAdded, isApart } = plan;
+  const { units, isPaired, isAdded, hasOnlyKinds } = plan;
   const { multiprocessors } = backend.device;
   const words = Math.ceil(experts / 32);
   const groups = groupsOf(units, isPaired);
   // Only segments of rows are kinds of their own, whose rows are not counted by chunks.
-  const only = isApart ? groups : 0;
+  const only = hasOnlyKinds ? groups : 0;
   const kinds = groups + only;
   const segments = segmentsOf(units, isPaired);
   const many = manyKernels[gate !== 0 ? 'gated' : units.width === 128 ? '128' : '64'][storage];
@@ -91,7 +91,7 @@ export function runSegments(
   const filling = isAdded ? Math.min(Math.ceil(rows / 2 / WARPS) + 1, multiprocessors * 4) : 0;
   const cut = [experts, expertSize, units.perUnit, units.parts, units.width, isPaired ? 1 : 0];
   const filled = [isAdded ? call.out : 0, call.downBias];
-  const tiles = mostTiles(rows, units, isPaired, isApart) * 16;
+  const tiles = mostTiles(rows, units, isPaired, hasOnlyKinds) * 16;
   // int32: counts and one of blocks, begins, offsets, bins, what is known of the tiles.
   const counts = groups * chunks + only;
   const tables = 2 * counts + 2 + blocks * kinds + BINS + 2;
@@ -116,7 +116,7 @@ export function runSegments(
         const isProgrammatic = true;
         backend.launch(
           count,
-          blocks + (isApart ? 0 : filling),
+          blocks + (hasOnlyKinds ? 0 : filling),
           THREADS,
           [
             backend.pointer(selection),
@@ -124,7 +124,7 @@ export function runSegments(
             rows,
             words,
             ...cut,
-            isApart ? 1 : 0,
+            hasOnlyKinds ? 1 : 0,
             ...shares,
             codes,
             counters,
@@ -144,7 +144,7 @@ export function runSegments(
           [
             rows,
             ...cut,
-            isApart ? 1 : 0,
+            hasOnlyKinds ? 1 : 0,
             ...shares,
             codes,
             offsets,
