@@ -1,9 +1,9 @@
 import type { Random } from '@d2dmoe/core';
 import { type ExpertStorage, referenceDynamicKExperts } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
-import { differences, norm } from '../../kernels/testing/closeness.js';
 import {
   booleans,
+  type Layer,
   type LayerShape,
   matrix,
   randomLayer,
@@ -12,8 +12,6 @@ import {
 import type { CudaBackend } from '../src/index.js';
 import type { ExpertsCall } from '../src/experts/call.js';
 import { callOf, type PackedInputs } from '../src/experts/dynamic-k-experts.js';
-
-type Layer = ReturnType<typeof randomLayer>;
 
 /** A {@link LayerShape} whose kind may be left to {@link exactLayer}. */
 export type ExactShape = Pick<
@@ -40,22 +38,6 @@ function coarse(count: number, random: Random, deviation = 1): Float64Array {
 export function exactLayer(shape: ExactShape): Layer {
   const seed = shape.rows + shape.experts;
   return randomLayer({ activation: 'relu', gated: false, biases: true, seed, ...shape }, coarse);
-}
-
-/**
- * ‖actual − expected‖ / ‖expected‖; where the layer's outputs are few and happen to be small, by what their norm is on
- * average: roundings are as large as ever.
- */
-export function errorOf(
-  { ffn, selection }: Layer,
-  actual: ArrayLike<number>,
-  expected: ArrayLike<number>,
-): number {
-  const pairs = selection.reduce((sum, isSelected) => sum + isSelected, 0);
-  // Of a selected expert, 1 / experts of the mean square of about 1/3 that all of them give.
-  const average = Math.sqrt((pairs * ffn.dOut) / ffn.experts / 3);
-  const size = Math.max(norm(Float64Array.from(expected)), average);
-  return norm(differences(actual, expected)) / (size || 1);
 }
 
 /** Runs `use` with a layer's call of the op, its experts packed in a storage, in a tf.tidy, and frees all. */

@@ -7,13 +7,14 @@ import {
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { expect } from 'vitest';
-import { relativeError } from '../../kernels/testing/closeness.js';
 import {
   booleans,
+  errorOf,
   ffnKinds,
   type LayerShape,
   matrix,
   randomLayer,
+  shares,
   weightsOf,
 } from '../../kernels/testing/random-experts.js';
 
@@ -24,7 +25,7 @@ export const shapes: fc.Arbitrary<Shape> = fc.record({
   dOut: fc.integer({ min: 1, max: 70 }),
   experts: fc.integer({ min: 1, max: 12 }),
   expertSize: fc.constantFrom(1, 4, 6, 32, 128),
-  density: fc.double({ min: 0, max: 1, noNaN: true }),
+  density: shares,
   ...ffnKinds,
 });
 
@@ -35,7 +36,7 @@ export function drawn(shape: Shape, rows: number) {
   return randomLayer({ ...shape, rows });
 }
 
-/** The greatest relative error over {@link ROWS}. */
+/** The greatest {@link errorOf} over {@link ROWS}. */
 export async function greatestError(
   shape: Shape,
   {
@@ -51,12 +52,14 @@ export async function greatestError(
   tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
   const errors: number[] = [];
   for (const rows of allRows) {
-    const { x, selection } = drawn(shape, rows);
+    const layer = drawn(shape, rows);
+    const { x, selection } = layer;
     const input = matrix(x, rows, dIn);
     const chosen = booleans(selection, rows, experts);
     const out = dynamicKExperts(input, chosen, packed, { expectedDensity });
     expect(out.shape).toEqual([rows, dOut]);
-    errors.push(relativeError(await out.data(), referenceDynamicKExperts(x, selection, ffn)));
+    const expected = referenceDynamicKExperts(x, selection, ffn);
+    errors.push(errorOf(layer, await out.data(), expected));
     tf.dispose([input, chosen, out]);
   }
   packed.dispose();

@@ -4,6 +4,7 @@ import * as fc from 'fast-check';
 import { packExperts } from '../src/pack-experts.js';
 import type { ReferenceExperts } from '../src/reference.js';
 import type { ExpertStorage, FeedForwardWeights, PackedExperts } from '../src/types.js';
+import { differences, norm } from './closeness.js';
 
 /** Every kind of FFN, with a seed for its values. */
 export const ffnKinds = {
@@ -12,6 +13,12 @@ export const ffnKinds = {
   biases: fc.boolean(),
   seed: fc.nat(),
 };
+
+/**
+ * Shares from 0 to 1 in even steps: fast-check's own doubles are spread evenly over their exponents, so that next to all
+ * of them lie at 0 or 1.
+ */
+export const shares = fc.nat(20).map((twentieths) => twentieths / 20);
 
 /** Odd and small shapes of every kind of FFN. */
 export const ffnShapes = fc.record({
@@ -79,6 +86,25 @@ export function randomLayer(shape: LayerShape, draw?: typeof normals) {
     ...randomExperts(shape, draw),
     selection: randomSelection(rows * experts, seed, density),
   };
+}
+
+/** Drawn by {@link randomLayer}. */
+export type Layer = ReturnType<typeof randomLayer>;
+
+/**
+ * ‖actual − expected‖ / ‖expected‖; where the layer's outputs are few and happen to be small, by what their norm is on
+ * average: roundings are as large as ever.
+ */
+export function errorOf(
+  { ffn, selection }: Layer,
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+): number {
+  const pairs = selection.reduce((sum, isSelected) => sum + isSelected, 0);
+  // Of a selected expert, 1 / experts of the mean square of about 1/3 that all of them give.
+  const average = Math.sqrt((pairs * ffn.dOut) / ffn.experts / 3);
+  const size = Math.max(norm(Float64Array.from(expected)), average);
+  return norm(differences(actual, expected)) / (size || 1);
 }
 
 /** The FFN's weights as tensors of the current backend. */

@@ -19,7 +19,10 @@ test('every schedule stays within 0 and alpha, never falls, and ends at alpha', 
   fc.assert(
     fc.property(
       fc.constantFrom(...Object.values(schedules)),
-      fc.double({ min: 0, max: 10, noNaN: true }),
+      fc.oneof(
+        fc.double({ min: 0, max: 10, noNaN: true }),
+        fc.integer({ min: 0, max: 100 }).map((n) => n / 10),
+      ),
       fc.integer({ min: 1, max: 40 }),
       (schedule, alpha, steps) => {
         const alphas = Array.from({ length: steps + 3 }, (_, step) => schedule(alpha, steps)(step));

@@ -14,16 +14,17 @@ import { afterEach, expect, test } from 'vitest';
 import { relativeError } from '../../../kernels/testing/closeness.js';
 import {
   booleans,
+  errorOf,
   ffnKinds,
   type LayerShape,
   matrix,
   normals,
   randomLayer,
+  shares,
   weightsOf,
   withExperts,
 } from '../../../kernels/testing/random-experts.js';
 import { emulated } from '../../testing/emulated.js';
-import { errorOf } from '../../testing/experts.js';
 import { groupRows, selectionBits } from './select.js';
 
 const shapes: fc.Arbitrary<LayerShape> = fc.record({
@@ -32,7 +33,7 @@ const shapes: fc.Arbitrary<LayerShape> = fc.record({
   dOut: fc.integer({ min: 1, max: 150 }),
   experts: fc.integer({ min: 1, max: 40 }),
   expertSize: fc.constantFrom(1, 4, 7, 16, 32),
-  density: fc.double({ min: 0, max: 1, noNaN: true }),
+  density: shares,
   ...ffnKinds,
 });
 

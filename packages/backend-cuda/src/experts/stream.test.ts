@@ -2,9 +2,14 @@ import type { ExpertStorage } from '@d2dmoe/kernels';
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { relativeError } from '../../../kernels/testing/closeness.js';
-import { ffnKinds, type LayerShape, randomLayer } from '../../../kernels/testing/random-experts.js';
+import {
+  errorOf,
+  ffnKinds,
+  type LayerShape,
+  randomLayer,
+} from '../../../kernels/testing/random-experts.js';
 import { emulated } from '../../testing/emulated.js';
-import { errorOf, runTwice, withCall } from '../../testing/experts.js';
+import { runTwice, withCall } from '../../testing/experts.js';
 import { streamFits, streamPays, streamRows } from './stream.js';
 
 const shapes: fc.Arbitrary<LayerShape> = fc.record({
