@@ -39,6 +39,9 @@ export function plannedDensity({ density = USUAL_DENSITY }: Pick<ExpertsCall, 'd
   return Number.isNaN(density) ? USUAL_DENSITY : Math.min(1, Math.max(0, density));
 }
 
+/** The share of sets of `pairs` pairs of which at least one is selected, where each is with a probability of `density`. */
+export const anyOf = (pairs: number, density: number): number => 1 - (1 - density) ** pairs;
+
 /** One run of the expert op. Addresses are the device's; matrices are neuron-major with rows of {@link pitchOf}. */
 export interface ExpertsCall {
   /** N. */

@@ -1,4 +1,11 @@
-import { type ExpertsCall, neuronBytes, pitchOf, WEIGHT_BYTES } from './call.js';
+import {
+  anyOf,
+  type ExpertsCall,
+  neuronBytes,
+  pitchOf,
+  plannedDensity,
+  WEIGHT_BYTES,
+} from './call.js';
 
 /** The most rows of one launch. */
 export const DOZENS_ROWS = 64;
@@ -85,8 +92,9 @@ const activationBytes = (storage: DozensShape['storage']): number =>
 
 /** Whether leaving unselected neurons out saves more than waiting for the selection costs. */
 function skips(shape: DozensShape): boolean {
-  const { rows, hidden, isGated, density = 0.2 } = shape;
-  return hidden * neuronBytes(shape, isGated) * (1 - density) ** rows > SKIP_BYTES;
+  const { rows, hidden, isGated } = shape;
+  const share = anyOf(rows, plannedDensity(shape));
+  return hidden * neuronBytes(shape, isGated) * (1 - share) > SKIP_BYTES;
 }
 
 /** Steps with which `warps` cover `pieces` of 16 bytes: what they take at once is a power of two or a multiple of 32. */

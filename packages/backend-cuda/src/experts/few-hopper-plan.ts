@@ -1,4 +1,4 @@
-import { type ExpertsCall, pitchOf, plannedDensity, WEIGHT_BYTES } from './call.js';
+import { anyOf, type ExpertsCall, pitchOf, plannedDensity, WEIGHT_BYTES } from './call.js';
 import type { FewShape } from './few-plan.js';
 
 /** Most rows of a launch of experts-few.sm90a.cu. */
@@ -49,7 +49,7 @@ export function planFewHopper(
   const fixed =
     rows * upTo(8, pitchOf(dIn, storage)) * bytes + rows * padded * 4 + WARPS * (3 * 16 + 3 * 8);
   const room = Math.floor((sharedBytes - fixed) / ownBytes);
-  const wanted = hidden * (1 - (1 - plannedDensity(shape)) ** rows);
+  const wanted = hidden * anyOf(rows, plannedDensity(shape));
   const blocks =
     routerWidth > 0
       ? multiprocessors

@@ -2,7 +2,7 @@ import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
 import { withScratch } from '../kernels/run.js';
 import { type Kernel, kernel } from '../launch.js';
-import { type ExpertsCall, neuronBytes, plannedDensity } from './call.js';
+import { anyOf, type ExpertsCall, neuronBytes, plannedDensity } from './call.js';
 import { DOZENS_STRUCT, dozensStruct } from './dozens-struct.js';
 import { inLaunches, type LaunchRows } from './launch-rows.js';
 import { wideMap } from './matrices.js';
@@ -58,7 +58,7 @@ export function streamFits(backend: CudaBackend, call: ExpertsCall): boolean {
 /** Whether it is the fastest: so many weights that only reading them counts, nearly all of which some row runs. */
 export function streamPays(call: ExpertsCall): boolean {
   const { rows, hidden, gate } = call;
-  const share = 1 - (1 - plannedDensity(call)) ** rows;
+  const share = anyOf(rows, plannedDensity(call));
   return (
     rows <= STREAM_ROWS &&
     hidden * neuronBytes(call, gate !== 0) >= LEAST_BYTES &&

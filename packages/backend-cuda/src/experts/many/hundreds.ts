@@ -1,9 +1,9 @@
 import type { CudaBackend } from '../../backend.js';
 import { withScratch } from '../../kernels/run.js';
 import { type Kernel, kernel } from '../../launch.js';
-import { ACTIVATIONS, type ExpertsCall, plannedDensity } from '../call.js';
+import { ACTIVATIONS, anyOf, type ExpertsCall, plannedDensity } from '../call.js';
 import { matrixMap } from '../matrices.js';
-import { type Units, unitsOf } from './units.js';
+import { unitsOf } from './units.js';
 
 const MODULE = 'experts-hundreds.sm90a';
 const hundredsKernel = (name: string): Kernel =>
@@ -99,13 +99,10 @@ export function hundredsWay(
   isRepeatable: boolean,
 ): HundredsWay {
   const units = unitsOf(call.experts, call.expertSize, WIDTH);
-  const unitRows = call.rows * shareOf(units, plannedDensity(call));
+  const unitRows = call.rows * anyOf(units.perUnit, plannedDensity(call));
   if (unitRows > MOST_UNIT_ROWS * Math.ceil(call.rows / TILE_ROWS)) return 'masked';
   return isRepeatable ? 'apart' : 'added';
 }
-
-/** The share of rows expected to run a unit. */
-const shareOf = ({ perUnit }: Units, density: number) => 1 - (1 - density) ** perUnit;
 
 /**
  * The expert op for some hundred rows.
@@ -132,7 +129,8 @@ function runUnits(
   const units = unitsOf(experts, expertSize, WIDTH);
   const density = plannedDensity(call);
   const isApart = way === 'apart';
-  const isExact = storage === 'float16' || units.count * shareOf(units, density) <= MOST_BF16_ADDED;
+  const isExact =
+    storage === 'float16' || units.count * anyOf(units.perUnit, density) <= MOST_BF16_ADDED;
   const isAdded16 = !isApart && !isOut32 && isExact;
   const isRounded = !isApart && !isOut32 && !isExact;
   const width = Math.max(pitch, dOut) <= 768 ? 768 : 1024;

@@ -1,4 +1,4 @@
-import { type ExpertsCall, plannedDensity } from '../call.js';
+import { anyOf, type ExpertsCall, plannedDensity } from '../call.js';
 import { hundredsFits } from './hundreds.js';
 import { groupsOf, segmentsOf, type Units, unitsOf } from './units.js';
 
@@ -79,7 +79,7 @@ export function planMany(
       const units = unitsOf(experts, expertSize, width);
       const groups = groupsOf(units, isPaired);
       if (groups > MOST_KINDS) continue;
-      const perRow = units.count * (1 - (1 - density) ** units.perUnit);
+      const perRow = units.count * anyOf(units.perUnit, density);
       // Half the rows have an odd number of units.
       const segments = isPaired ? (perRow + 0.5) / 2 : perRow;
       // Half a tile is lost at the end of each group that has rows.
