@@ -2,10 +2,10 @@ import { type ProgressEvent, Random } from '@d2dmoe/core';
 import * as fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { expectAborts } from '../testing/abort.js';
+import { bestSwapGain } from '../testing/best-swap.js';
 import { lowerBound } from '../testing/lower-bound.js';
 import { assignBalanced } from './assign-balanced.js';
 import { balancedKMeans } from './balanced-k-means.js';
-import { randomSplit } from './random-split.js';
 import type { Split } from './split.js';
 
 function normalRows(seed: number, length: number): Float32Array {
@@ -13,14 +13,18 @@ function normalRows(seed: number, length: number): Float32Array {
   return Float32Array.from({ length }, () => random.normal());
 }
 
-/** Float64 squared distances of the unit rows to the means of a split's experts, [h, n], and the split as experts. */
-function distances(rows: Float32Array, d: number, { order, experts: k, expertSize: e }: Split) {
-  const h = order.length;
-  const unit = Array.from({ length: h }, (_, i) => {
+/** Rows of `d` numbers at length 1, in float64. */
+function unitRows(rows: Float32Array, d: number): Float64Array[] {
+  return Array.from({ length: rows.length / d }, (_, i) => {
     const row = Float64Array.from(rows.subarray(i * d, (i + 1) * d));
     const norm = Math.hypot(...row);
     return norm > 0 ? row.map((x) => x / norm) : row;
   });
+}
+
+/** Squared distances of unit rows to the means of a split's experts, [h, n], and their sum within experts. */
+function distances(unit: Float64Array[], d: number, { order, experts: k, expertSize: e }: Split) {
+  const h = order.length;
   const means = Array.from({ length: k }, (_, j) => {
     const mean = new Float64Array(d);
     for (const i of order.subarray(j * e, (j + 1) * e)) {
@@ -65,7 +69,7 @@ function expectSplit(split: Split, count: number, expertSize: number): void {
   }
 }
 
-test('every shape splits into equal experts, never worse than by chance, optimal at its means', async () => {
+test('every shape splits into equal experts, no swap of two neurons gains, optimal at its means', async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.integer({ min: 1, max: 12 }),
@@ -80,11 +84,18 @@ test('every shape splits into equal experts, never worse than by chance, optimal
         const random = new Random(seed);
         const split = await balancedKMeans({ rows, count, dimension, expertSize, random });
         expectSplit(split, count, expertSize);
-        const { costs, objective } = distances(rows, dimension, split);
+        const unit = unitRows(rows, dimension);
+        const { costs, objective } = distances(unit, dimension, split);
         expect(split.objective).toBeCloseTo(objective, 4);
         expect(objective).toBeLessThanOrEqual(leastCost(costs, count, experts) * 1.0001 + 1e-4);
-        const chance = randomSplit({ count, expertSize, random });
-        expect(objective).toBeLessThanOrEqual(distances(rows, dimension, chance).objective + 1e-4);
+        const products = Float64Array.from({ length: count ** 2 }, (_, i) => {
+          const [a, b] = [unit[Math.floor(i / count)], unit[i % count]] as [
+            Float64Array,
+            Float64Array,
+          ];
+          return a.reduce((sum, value, t) => sum + value * (b[t] as number), 0);
+        });
+        expect(bestSwapGain(products, split.order, expertSize)).toBeLessThanOrEqual(1e-5);
       },
     ),
     { numRuns: 60 },
@@ -143,7 +154,7 @@ test.each([{ expertSize: 128 }, { expertSize: 4 }])(
     const split = await balancedKMeans({ rows, count, dimension, expertSize, random });
     expect(process.cpuUsage(start).user / 1e6).toBeLessThan(60);
     expectSplit(split, count, expertSize);
-    const { costs, objective } = distances(rows, dimension, split);
+    const { costs, objective } = distances(unitRows(rows, dimension), dimension, split);
     expect(Math.abs((split.objective as number) - objective)).toBeLessThan(1e-6 * objective);
     expect(objective).toBeLessThanOrEqual(1.02 * leastCost(costs, count, count / expertSize));
   },
