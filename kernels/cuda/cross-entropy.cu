@@ -45,12 +45,13 @@ __device__ __forceinline__ void cross_entropy_rows(const T *__restrict__ logits,
       for (int i = lane; i < classes; i += THREADS) e.add(to_float(in[i]));
     }
     const float max = row_max<THREADS>(e.max, shared);
-    const float total = max + logf(row_sum<THREADS>(e.sum * expf(e.max - max), shared));
+    const float log_total = logf(row_sum<THREADS>(e.sum * expf(e.max - max), shared));
     if (lane == 0) {
       const int label = labels[row];
       const bool counted = label >= 0 && label < classes;
-      loss[row] = counted ? total - to_float(in[label]) : 0;
-      log_sum[row] = total;
+      // In this order, large logits leave a small loss its digits.
+      loss[row] = counted ? log_total + (max - to_float(in[label])) : 0;
+      log_sum[row] = max + log_total;
     }
   }
 }

@@ -157,7 +157,7 @@ emulated('training', (cuda) => {
           }
         },
       ),
-      { numRuns: 10, seed: 1 },
+      { numRuns: 30, seed: 1 },
     );
   });
 
