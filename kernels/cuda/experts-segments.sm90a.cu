@@ -21,6 +21,18 @@ __device__ __forceinline__ int experts_before(int x, int *shared, int &total) {
   return before + sum - x;
 }
 
+// Calls put(i, get(i)) for every i below n, a thread's eight at a time: what these get from memory they wait for together.
+template <typename Get, typename Put> __device__ __forceinline__ void experts_each(int n, Get get, Put put) {
+  for (int i0 = threadIdx.x; i0 < n; i0 += 8 * EXPERTS_THREADS) {
+    int values[8];
+#pragma unroll
+    for (int u = 0; u < 8; u++) values[u] = i0 + u * EXPERTS_THREADS < n ? get(i0 + u * EXPERTS_THREADS) : 0;
+#pragma unroll
+    for (int u = 0; u < 8; u++)
+      if (i0 + u * EXPERTS_THREADS < n) put(i0 + u * EXPERTS_THREADS, values[u]);
+  }
+}
+
 // How the work is shared out: `blocks` blocks have a range of rows each; `chunks` ranges of blocks are counted apart, so
 // that a kind's rows come in the order of the batch, roughly. What is near in time is then near in memory: tiles of all
 // kinds whose rows are of the same part of the batch are worked on together.
@@ -115,8 +127,9 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
     if (number < segments) codes[(long long)number * rows + row] = EXPERTS_NO_SEGMENT;
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS)
-    offsets[block * kinds.count + i] = histogram[i] > 0 ? atomicAdd(counts + kinds.counter(i, chunk), histogram[i]) : 0;
+  experts_each(
+      kinds.count, [&](int i) { return histogram[i] > 0 ? atomicAdd(counts + kinds.counter(i, chunk), histogram[i]) : 0; },
+      [&](int i, int at) { offsets[block * kinds.count + i] = at; });
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) shared[95] = atomicAdd(counts + counters, 1);
@@ -126,11 +139,12 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
   __threadfence();
   int *in_bin = shared + 8;
   if (threadIdx.x < EXPERTS_BINS) in_bin[threadIdx.x] = 0;
-  const int per_thread = (counters + EXPERTS_THREADS - 1) / EXPERTS_THREADS;
+  // Odd, so that no two threads of a warp read the same bank.
+  const int per_thread = (counters + EXPERTS_THREADS - 1) / EXPERTS_THREADS | 1;
   const int from = min(counters, (int)threadIdx.x * per_thread), to = min(counters, from + per_thread);
   // Through shared memory: one block's reads of memory one after the other would take longer than all of the counting.
   int *begin_of = histogram;
-  for (int i = threadIdx.x; i < counters; i += EXPERTS_THREADS) begin_of[i] = __ldcg(counts + i);
+  experts_each(counters, [&](int i) { return __ldcg(counts + i); }, [&](int i, int n) { begin_of[i] = n; });
   __syncthreads();
   int sum = 0, total;
   for (int i = from; i < to; i++) sum += begin_of[i];
@@ -190,16 +204,24 @@ __device__ __forceinline__ void experts_segments_place(int rows, const experts_u
   if (only_kinds && block == 0)
     for (int i = threadIdx.x; i < d_out; i += EXPERTS_THREADS) bias16[i] = from_float<T>(bias ? bias[i] : 0.0f);
   const int chunk = shares.chunk(block);
-  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS)
-    shared[i] = begins[kinds.counter(i, chunk)] + offsets[block * kinds.count + i];
+  experts_each(
+      kinds.count, [&](int i) { return begins[kinds.counter(i, chunk)] + offsets[block * kinds.count + i]; },
+      [&](int i, int begin) { shared[i] = begin; });
   __syncthreads();
   const int per_block = (rows + shares.blocks - 1) / shares.blocks, end = min(rows, (block + 1) * per_block);
   for (int row = block * per_block + threadIdx.x; row < end; row += EXPERTS_THREADS) {
-    unsigned code = codes[row];
-    for (int number = 0; code != EXPERTS_NO_SEGMENT; number++) {
-      const unsigned next = number + 1 < segments ? codes[(number + 1ll) * rows + row] : EXPERTS_NO_SEGMENT;
-      list[shared[experts_kind(code)] + (code >> EXPERTS_KIND_BITS)] = row + (out ? 0 : number) * (unsigned)rows;
-      code = next;
+    // Four at a time, which wait together; behind the last one lies nothing that counts.
+    for (int first = 0; first < segments; first += 4) {
+      unsigned four[4];
+#pragma unroll
+      for (int u = 0; u < 4; u++) four[u] = first + u < segments ? codes[(long long)(first + u) * rows + row] : EXPERTS_NO_SEGMENT;
+      bool more = true;
+#pragma unroll
+      for (int u = 0; u < 4; u++) {
+        more = more && four[u] != EXPERTS_NO_SEGMENT;
+        if (more) list[shared[experts_kind(four[u])] + (four[u] >> EXPERTS_KIND_BITS)] = row + (out ? 0 : first + u) * (unsigned)rows;
+      }
+      if (!more) break;
     }
   }
   const int warps = shares.blocks * EXPERTS_THREADS / 32, lane = threadIdx.x % 32;
