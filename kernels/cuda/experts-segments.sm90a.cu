@@ -51,7 +51,7 @@ struct experts_kinds {
   __device__ __forceinline__ int counter(int kind, int chunk) const { return kind < all ? kind * chunks + chunk : all * chunks + kind - all; }
   __device__ __forceinline__ int counters() const { return counter(count, 0); }
   __device__ __forceinline__ bool only(int kind) const { return kind >= all; }
-  __device__ __forceinline__ bool single(int kind) const { return kind % all >= pairs; }
+  __device__ __forceinline__ bool single(int kind) const { return (only(kind) ? kind - all : kind) >= pairs; }
 };
 
 // The bins that the table of tiles is sorted by: only segments; how far down its kind a tile lies; and last those that
@@ -157,11 +157,26 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
   if (threadIdx.x == 0) begin_of[counters] = total;
   __syncthreads();
   for (int i = threadIdx.x; i <= counters; i += EXPERTS_THREADS) begins[i] = begin_of[i];
-  // Eight threads a kind: the greatest have a hundred tiles.
-  for (int i = threadIdx.x / 8; i < kinds.count; i += EXPERTS_THREADS / 8) {
+  // A lane has a place: which of a kind's tiles experts_bin puts there follows from how many there are.
+  const int lane = threadIdx.x % 32;
+  static_assert(EXPERTS_PLACES == 32, "a lane a place");
+  int placed = 0, only_pairs = 0, only_singles = 0, small_pairs = 0, small_singles = 0;
+  for (int i = threadIdx.x / 32; i < kinds.count; i += EXPERTS_THREADS / 32) {
     const int n = begin_of[kinds.counter(i + 1, 0)] - begin_of[kinds.counter(i, 0)];
-    for (int tile = threadIdx.x % 8; tile * EXPERTS_TILE_ROWS < n; tile += 8)
-      atomicAdd(in_bin + experts_bin(kinds.only(i), kinds.single(i), n, tile), 1);
+    const int tiles = (n + EXPERTS_TILE_ROWS - 1) / EXPERTS_TILE_ROWS, left = n - (tiles - 1) * EXPERTS_TILE_ROWS;
+    const int is_small = n > 0 && left <= EXPERTS_TILE_ROWS / 2, single = kinds.single(i);
+    if (kinds.only(i)) {
+      (single ? only_singles : only_pairs) += tiles - is_small;
+    } else {
+      const int first = (lane * tiles + EXPERTS_PLACES / 2 - 1) / EXPERTS_PLACES, end = ((lane + 1) * tiles + EXPERTS_PLACES / 2 - 1) / EXPERTS_PLACES;
+      placed += end - first - (is_small && first < tiles && end == tiles);
+    }
+    (single ? small_singles : small_pairs) += is_small;
+  }
+  atomicAdd(in_bin + 2 + lane, placed);
+  if (lane < 2) {
+    atomicAdd(in_bin + lane, lane ? only_singles : only_pairs);
+    atomicAdd(in_bin + 2 + EXPERTS_PLACES + lane, lane ? small_singles : small_pairs);
   }
   __syncthreads();
   const int mine = threadIdx.x < EXPERTS_BINS ? in_bin[threadIdx.x] : 0, begin = experts_before(mine, shared, total);

@@ -17,7 +17,7 @@ export function bestSwapGain(
     let sum = 0;
     for (let place = expert * expertSize; place < (expert + 1) * expertSize; place++) {
       if (without.includes(place)) continue;
-      sum += weights[(order[from] as number) * h + (order[place] as number)] as number;
+      sum += weights[(order[from] ?? NaN) * h + (order[place] ?? NaN)] ?? NaN;
     }
     return sum;
   };

@@ -91,6 +91,11 @@ emulated('the expert op for many rows', (cuda) => {
       'bfloat16',
     ],
     [
+      'many tiles of a group',
+      { rows: 1100, dIn: 64, dOut: 64, experts: 3, expertSize: 128, density: 0.6 },
+      'float16',
+    ],
+    [
       'experts of several units',
       { rows: 200, dIn: 72, dOut: 264, experts: 4, expertSize: 200, density: 0.5 },
       'bfloat16',
