@@ -44,7 +44,7 @@ export type DynamicKExpertsAttrs = {
  * @param x [N, dIn]; N may be 0.
  * @param selection bool [N, n], from {@link selectExperts} on the same backend.
  * @param options.expectedDensity Share of (token, expert) pairs that will be selected, in [0, 1]: a hint by which a
- *   kernel may size its work. The result does not depend on it.
+ *   kernel may size its work and choose how it adds up. The result depends on it by rounding at most.
  * @returns [N, dOut]
  * @throws D2DMoEError `SHAPE_MISMATCH` if x or selection do not fit the experts, `BACKEND_MISMATCH` if they were packed
  *   in the layout of a backend that is not the current one.
