@@ -92,6 +92,8 @@ inline void hopper_stores_commit() {}
 inline void hopper_stores_read() {}
 inline void hopper_stores_written() {}
 inline void hopper_shared_store(unsigned to, unsigned word) { hopper_at<unsigned>(to) = word; }
+inline void hopper_shared_store(unsigned to, float2 v) { hopper_at<float2>(to) = v; }
+inline uint4 hopper_shared_load16(unsigned from) { return hopper_at<uint4>(from); }
 inline void hopper_copy16(unsigned to, const void *from, int bytes) {
   for (int i = 0; i < 8; i++) (&hopper_at<unsigned short>(to))[i] = i * 2 < bytes ? static_cast<const unsigned short *>(from)[i] : 0;
 }

@@ -126,6 +126,12 @@ __device__ __forceinline__ void hopper_stores_commit() { asm volatile("cp.async.
 __device__ __forceinline__ void hopper_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void hopper_stores_written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 __device__ __forceinline__ void hopper_shared_store(unsigned to, unsigned word) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory"); }
+__device__ __forceinline__ void hopper_shared_store(unsigned to, float2 v) { asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(v.x), "f"(v.y) : "memory"); }
+__device__ __forceinline__ uint4 hopper_shared_load16(unsigned from) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(from) : "memory");
+  return v;
+}
 // 16 bytes behind the thread's back, `bytes` of them read and the rest zeros.
 __device__ __forceinline__ void hopper_copy16(unsigned to, const void *from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");

@@ -93,7 +93,7 @@ typedef CUresult (*EncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, 
 static EncodeTiled encode_tiled;
 
 // Of `items` row-major matrices [lines, length] of bf16.
-static products_tensor_map tensor_map(const bf16 *at, long long length, long long lines, int items, int box_length, int box_lines) {
+static hopper_map tensor_map(const bf16 *at, long long length, long long lines, int items, int box_length, int box_lines) {
   CUtensorMap map;
   const cuuint64_t dims[3] = {(cuuint64_t)length, (cuuint64_t)lines, (cuuint64_t)items};
   const cuuint64_t strides[2] = {(cuuint64_t)length * 2, (cuuint64_t)(length * lines * 2)};
@@ -102,7 +102,7 @@ static products_tensor_map tensor_map(const bf16 *at, long long length, long lon
                                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) printf("cuTensorMapEncodeTiled failed: %d\n", (int)result), exit(2);
-  products_tensor_map bytes;
+  hopper_map bytes;
   static_assert(sizeof bytes == sizeof map, "a tensor map has 128 bytes");
   memcpy(&bytes, &map, sizeof map);
   return bytes;
@@ -121,15 +121,15 @@ static bool hopper_takes(const Case &c) {
   return (c.ta ? c.m : c.k) % 8 == 0 && (c.tb ? c.k : c.n) % 8 == 0;
 }
 static void hopper(const Case &c, const bf16 *a, const bf16 *b, void *out, const void *bias, bool out16, int bn, int splits) {
-  typedef void (*Kernel)(products_tensor_map, products_tensor_map, void *, const void *, int, int, int, long long, int, int, int, int, int, int);
+  typedef void (*Kernel)(hopper_map, hopper_map, void *, const void *, int, int, int, long long, int, int, int, int, int, int);
   static const Kernel kernels[2][2][2] = {
       {{products_hopper_256_nn, products_hopper_256_nt}, {products_hopper_256_tn, products_hopper_256_tt}},
       {{products_hopper_128_nn, products_hopper_128_nt}, {products_hopper_128_tn, products_hopper_128_tt}}};
   const Kernel kernel = kernels[bn == 128][c.ta][c.tb];
   const int stages = bn == 256 ? 4 : 6, shared = 1024 + stages * (16384 + bn * 128) + 16384 + stages * 16;
   CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  const products_tensor_map map_a = c.ta ? tensor_map(a, c.m, c.k, c.one_a ? 1 : c.batch, 64, 64) : tensor_map(a, c.k, c.m, c.one_a ? 1 : c.batch, 64, 128);
-  const products_tensor_map map_b = c.tb ? tensor_map(b, c.k, c.n, c.one_b ? 1 : c.batch, 64, bn) : tensor_map(b, c.n, c.k, c.one_b ? 1 : c.batch, 64, 64);
+  const hopper_map map_a = c.ta ? tensor_map(a, c.m, c.k, c.one_a ? 1 : c.batch, 64, 64) : tensor_map(a, c.k, c.m, c.one_a ? 1 : c.batch, 64, 128);
+  const hopper_map map_b = c.tb ? tensor_map(b, c.k, c.n, c.one_b ? 1 : c.batch, 64, bn) : tensor_map(b, c.n, c.k, c.one_b ? 1 : c.batch, 64, 64);
   const int steps = (c.k + 63) / 64, per_split = (steps + splits - 1) / splits;
   splits = (steps + per_split - 1) / per_split;
   const int items = (c.m + 127) / 128 * ((c.n + bn - 1) / bn) * c.batch * splits;

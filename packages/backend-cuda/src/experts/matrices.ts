@@ -1,19 +1,8 @@
 import type { CudaBackend } from '../backend.js';
-import { TensorMaps } from '../products/tensor-map.js';
+import { tensorMapsOf } from '../products/tensor-map.js';
 
 /** Elements of a line that a box has: 128 bytes. */
 const BOX = 64;
-
-const encoders = new WeakMap<CudaBackend, TensorMaps>();
-
-const encoderOf = (backend: CudaBackend): TensorMaps => {
-  let encoder = encoders.get(backend);
-  if (encoder === undefined) {
-    encoder = new TensorMaps(backend.driver);
-    encoders.set(backend, encoder);
-  }
-  return encoder;
-};
 
 /** A tensor map over a matrix of 16-bit values whose `lines` begin every `length` elements, in boxes of `boxLines`. */
 export function matrixMap(
@@ -23,7 +12,7 @@ export function matrixMap(
   lines: number,
   boxLines: number,
 ): number[] {
-  return encoderOf(backend).encode({
+  return tensorMapsOf(backend).encode({
     pointer,
     length,
     lines,
@@ -48,7 +37,7 @@ export function wideMap(
   boxLines: number,
   boxes: number,
 ): number[] {
-  return encoderOf(backend).encode({
+  return tensorMapsOf(backend).encode({
     pointer,
     length: BOX,
     pitch: length,

@@ -2,7 +2,7 @@ import type { CudaBackend } from '../backend.js';
 import { type Kernel, kernel } from '../launch.js';
 import type { FullProduct } from './product.js';
 import { type Split, splitSum } from './splits.js';
-import { TensorMaps } from './tensor-map.js';
+import { tensorMapsOf } from './tensor-map.js';
 
 const THREADS = 384;
 const TILE_ROWS = 128;
@@ -29,8 +29,6 @@ function width(columns: 128 | 256, stages: number): Width {
 
 const wide = width(256, 4);
 const narrow = width(128, 6);
-
-const maps = new WeakMap<CudaBackend, TensorMaps>();
 
 /** Whether the copy engine can read the operands: 16-byte addresses and steps. */
 export function hopperTakes(product: FullProduct): boolean {
@@ -75,11 +73,7 @@ export function launchHopper(
   const { m, n, k, batch, transposeA, transposeB, strideA, strideB } = product;
   const { splits, perSplit } = plan;
   const { columns, stages, kernels } = plan.columns === 256 ? wide : narrow;
-  let encoder = maps.get(backend);
-  if (encoder === undefined) {
-    encoder = new TensorMaps(backend.driver);
-    maps.set(backend, encoder);
-  }
+  const maps = tensorMapsOf(backend);
   const map = (
     pointer: number,
     across: number,
@@ -88,7 +82,7 @@ export function launchHopper(
     tile: number,
   ) => {
     const isOne = batch === 1 || stride === 0;
-    return encoder.encode({
+    return maps.encode({
       pointer,
       length: isAcross ? across : k,
       lines: isAcross ? k : across,

@@ -53,6 +53,7 @@ export function chooseOwn(
 ): 'simt' | 'rows' | 'columns' | 'mma' | 'hopper' {
   const { m, n, operands, transposeA, transposeB, tf32, k } = product;
   if (operands === 'bf16') {
+    // On the emulator that of older cards is tested so; the one for Hopper has tests of its own.
     return computeCapability[0] === 9 && !isEmulated && k > 0 && hopperTakes(product)
       ? 'hopper'
       : 'mma';
@@ -78,7 +79,7 @@ export function ownProduct(backend: CudaBackend, product: FullProduct): void {
   }
   const { computeCapability, isEmulated } = backend.device;
   const kind = chooseOwn(product, computeCapability, isEmulated);
-  if (kind === 'hopper') hopper(backend, product);
+  if (kind === 'hopper') hopperProduct(backend, product);
   else if (kind === 'mma') mmaProduct(backend, product);
   else if (kind === 'simt') simtProduct(backend, product);
   else vectorProduct(backend, product, kind);
@@ -124,7 +125,12 @@ function splitOf(product: FullProduct, tiles: number, steps: number, slots: numb
     : splitSum(tiles, Math.max(1, steps), slots);
 }
 
-function hopper(backend: CudaBackend, product: FullProduct): void {
+/**
+ * Enqueues a product by the kernel for Hopper.
+ *
+ * @param product One that {@link hopperTakes}, with k above 0.
+ */
+export function hopperProduct(backend: CudaBackend, product: FullProduct): void {
   const plan = planHopper(product, backend.device.multiprocessors);
   if (product.strideOut !== product.m * product.n) {
     plan.splits = 1;

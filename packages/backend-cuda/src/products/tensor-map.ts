@@ -1,4 +1,5 @@
 import koffi from 'koffi';
+import type { CudaBackend } from '../backend.js';
 import type { Driver, HostMemory } from '../driver/driver.js';
 import { check } from '../driver/errors.js';
 
@@ -31,7 +32,7 @@ const MAP_BYTES = 128;
 const ALIGNMENT = 64;
 
 /** Makes tensor maps: what the bulk tensor copy engine (sm_90) has to know of a matrix, as a kernel's `i*32`. */
-export class TensorMaps {
+class TensorMaps {
   readonly #driver: Driver;
   readonly #encode: (...args: unknown[]) => number;
   readonly #memory: HostMemory;
@@ -70,4 +71,16 @@ export class TensorMaps {
     const offset = this.#address - this.#memory.address;
     return Array.from(new Int32Array(this.#memory.buffer, offset, MAP_BYTES / 4));
   }
+}
+
+const ofBackends = new WeakMap<CudaBackend, TensorMaps>();
+
+/** The backend's own. */
+export function tensorMapsOf(backend: CudaBackend): TensorMaps {
+  let maps = ofBackends.get(backend);
+  if (maps === undefined) {
+    maps = new TensorMaps(backend.driver);
+    ofBackends.set(backend, maps);
+  }
+  return maps;
 }
