@@ -51,7 +51,9 @@ struct experts_kinds {
   __device__ __forceinline__ int counter(int kind, int chunk) const { return kind < all ? kind * chunks + chunk : all * chunks + kind - all; }
   __device__ __forceinline__ int counters() const { return counter(count, 0); }
   __device__ __forceinline__ bool only(int kind) const { return kind >= all; }
-  __device__ __forceinline__ bool single(int kind) const { return (only(kind) ? kind - all : kind) >= pairs; }
+  // Its pair of units, or behind all of these, its unit.
+  __device__ __forceinline__ int group(int kind) const { return only(kind) ? kind - all : kind; }
+  __device__ __forceinline__ bool single(int kind) const { return group(kind) >= pairs; }
 };
 
 // The bins that the table of tiles is sorted by: only segments; how far down its kind a tile lies; and last those that
@@ -241,7 +243,7 @@ __device__ __forceinline__ void experts_segments_place(int rows, const experts_u
   }
   const int warps = shares.blocks * EXPERTS_THREADS / 32, lane = threadIdx.x % 32;
   for (int i = (block * EXPERTS_THREADS + threadIdx.x) / 32; i < kinds.count; i += warps) {
-    const int begin = begins[kinds.counter(i, 0)], n = begins[kinds.counter(i + 1, 0)] - begin, group = i % kinds.all;
+    const int begin = begins[kinds.counter(i, 0)], n = begins[kinds.counter(i + 1, 0)] - begin, group = kinds.group(i);
     int a = group - kinds.pairs, b = -1;
     if (!kinds.single(i)) {
       b = (int)((1.0f + sqrtf(1.0f + 8.0f * group)) / 2.0f);

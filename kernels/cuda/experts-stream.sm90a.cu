@@ -11,7 +11,7 @@
 // before, so that activations have time to arrive while the memory goes on. Eight warps multiply 64 of these columns each.
 #include "experts-dozens.cuh"
 
-constexpr int STREAM_THREADS = 32 * (EXPERTS_DOZENS_WARPS + 1), STREAM_ROWS = 16, STREAM_BUFFERS = 4;
+constexpr int STREAM_THREADS = 32 * (EXPERTS_DOZENS_WARPS + 1), STREAM_ROWS = 16, STREAM_BUFFERS = 4, STREAM_SLOTS = 8;
 constexpr int STREAM_COLUMNS = 512, STREAM_BOX = 8 * STREAM_COLUMNS * 2, STREAM_SLOT = 2 * STREAM_BOX;
 constexpr int STREAM_SUMS_PITCH = 20, STREAM_SUMS = EXPERTS_DOZENS_WARPS * 16 * STREAM_SUMS_PITCH;  // in floats
 
@@ -31,21 +31,20 @@ __device__ __forceinline__ void experts_stream(const hopper_map *up, const hoppe
   const int hidden_pitch = tiles * 32 + 16, x_row = chunks * STREAM_COLUMNS * 2;
 
   DYNAMIC_SHARED(char, shared);
-  char *xs = shared + a.slots * STREAM_SLOT;
+  char *xs = shared + STREAM_SLOTS * STREAM_SLOT;
   float *sums = reinterpret_cast<float *>(xs + STREAM_ROWS * x_row);
   char *activations = reinterpret_cast<char *>(sums + 2 * STREAM_SUMS);
-  // The ring is at a multiple of 1024 bytes, nothing else being in shared memory.
-  const unsigned ring = hopper_address(shared), hidden = hopper_address(activations);
+  // The slots are at a multiple of 1024 bytes, nothing else being in shared memory.
+  const unsigned slots = hopper_address(shared), hidden = hopper_address(activations);
   const unsigned barriers = hidden + STREAM_BUFFERS * STREAM_ROWS * hidden_pitch;
-  auto full = [&](int slot) { return barriers + slot * 8; };
-  auto empty = [&](int slot) { return barriers + (a.slots + slot) * 8; };
+  hopper_ring<STREAM_SLOTS> ring = {barriers};
   // Two: who does not finish activations may arrive for the next step before others have for this one.
-  auto summed = [&](int step) { return barriers + (2 * a.slots + step % 2) * 8; };
-  const unsigned x_there = barriers + (2 * a.slots + 2) * 8;
+  auto summed = [&](int step) { return barriers + (2 * STREAM_SLOTS + step % 2) * 8; };
+  const unsigned x_there = barriers + (2 * STREAM_SLOTS + 2) * 8;
   auto sent = [&](int step) { return x_there + 8 + step % STREAM_BUFFERS * 8; };
 
   if (threadIdx.x == 0) {
-    for (int i = 0; i < a.slots; i++) hopper_init(full(i), 1), hopper_init(empty(i), EXPERTS_DOZENS_WARPS);
+    ring.init(1, EXPERTS_DOZENS_WARPS);
     for (int i = 0; i < 2; i++) hopper_init(summed(i), EXPERTS_DOZENS_THREADS);
     hopper_init(x_there, 2 * EXPERTS_DOZENS_THREADS);
     for (int i = 0; i < STREAM_BUFFERS; i++) hopper_init(sent(i), 1);
@@ -57,19 +56,14 @@ __device__ __forceinline__ void experts_stream(const hopper_map *up, const hoppe
   hopper_cluster_arrive();
   hopper_launch_next();
 
-  int slot = 0;
-  unsigned phase = 0;
-  auto next = [&] {
-    if (++slot == a.slots) slot = 0, phase ^= 1;
-  };
   if (warp == EXPERTS_DOZENS_WARPS) {
     // Rows and columns behind the last come as zeros.
     auto fetch = [&](const hopper_map *first, int row0, const hopper_map *second, int row1, int column) {
-      hopper_wait(empty(slot), phase ^ 1);
-      hopper_expect(full(slot), STREAM_SLOT);
-      hopper_copy_box(ring + slot * STREAM_SLOT, first, full(slot), 0, row0, column / 64);
-      hopper_copy_box(ring + slot * STREAM_SLOT + STREAM_BOX, second, full(slot), 0, row1, column / 64);
-      next();
+      hopper_wait(ring.empty(), ring.phase ^ 1);
+      hopper_expect(ring.full(), STREAM_SLOT);
+      hopper_copy_box(slots + ring.slot * STREAM_SLOT, first, ring.full(), 0, row0, column / 64);
+      hopper_copy_box(slots + ring.slot * STREAM_SLOT + STREAM_BOX, second, ring.full(), 0, row1, column / 64);
+      ring.next();
     };
     for (int step = 0; lane == 0 && step <= steps; step++) {
       if (step < steps) {
@@ -114,9 +108,9 @@ __device__ __forceinline__ void experts_stream(const hopper_map *up, const hoppe
       float sum[2][4] = {};
 #pragma unroll 1
       for (int chunk = 0; chunk < chunks; chunk++) {
-        hopper_wait(full(slot), phase);
+        hopper_wait(ring.full(), ring.phase);
         // This warp's 64 columns: lines of 128 bytes of eight rows, pieces of 16 bytes exchanged as the engine does.
-        const unsigned w_line = ring + slot * STREAM_SLOT + lane / 8 % 2 * STREAM_BOX + (warp * 8 + lane % 8) * 128;
+        const unsigned w_line = slots + ring.slot * STREAM_SLOT + lane / 8 % 2 * STREAM_BOX + (warp * 8 + lane % 8) * 128;
         auto w_at = [&](int piece) { return dozens_matrices(w_line + ((piece + lane / 16) ^ lane % 8) * 16); };
 #pragma unroll
         for (int piece = 0; piece < 8; piece += 4) {
@@ -130,8 +124,8 @@ __device__ __forceinline__ void experts_stream(const hopper_map *up, const hoppe
           }
         }
         __syncwarp();
-        if (lane == 0) hopper_arrive(empty(slot));
-        next();
+        if (lane == 0) hopper_arrive(ring.empty());
+        ring.next();
       }
       // Two steps' sums: those of the step before last have been read, or its activations would not have been there.
       float *of_step = sums + step % 2 * STREAM_SUMS;
@@ -178,8 +172,8 @@ __device__ __forceinline__ void experts_stream(const hopper_map *up, const hoppe
       for (int j = 0; j < 2; j++)
 #pragma unroll
         for (int half = 0; half < 2; half++) h[j][half] = *reinterpret_cast<const unsigned *>(from + j * 8 * hidden_pitch + half * 16);
-      hopper_wait(full(slot), phase);
-      const unsigned w_line = ring + slot * STREAM_SLOT + lane / 16 * STREAM_BOX + (warp * 8 + lane % 8) * 128;
+      hopper_wait(ring.full(), ring.phase);
+      const unsigned w_line = slots + ring.slot * STREAM_SLOT + lane / 16 * STREAM_BOX + (warp * 8 + lane % 8) * 128;
 #pragma unroll
       for (int m = 0; m < 4; m++) {
         const uint4 w = dozens_transposed(w_line + ((m * 2 + lane / 8 % 2) ^ lane % 8) * 16);
@@ -187,8 +181,8 @@ __device__ __forceinline__ void experts_stream(const hopper_map *up, const hoppe
         for (int j = 0; j < 2; j++) experts_mma<STORAGE>(out[m][j], w.x, w.y, w.z, w.w, h[j][0], h[j][1]);
       }
       __syncwarp();
-      if (lane == 0) hopper_arrive(empty(slot));
-      next();
+      if (lane == 0) hopper_arrive(ring.empty());
+      ring.next();
     }
   }
   // [clusters, rows, d_out]

@@ -178,7 +178,7 @@ __device__ __forceinline__ void products_hopper(const hopper_map &map_a, const h
 
 #define PRODUCTS_HOPPER(NAME, BN, STAGES, TA, TB)                                                                       \
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                  \
-      NAME(const __grid_constant__ hopper_map map_a, const __grid_constant__ hopper_map map_b,        \
+      NAME(const __grid_constant__ hopper_map map_a, const __grid_constant__ hopper_map map_b,                          \
            void *out, const void *bias, int m, int n, int k, long long stride_out, int batch, int batch_a, int batch_b, \
            int splits, int per_split, int out16) {                                                                      \
     products_hopper<BN, STAGES, TA, TB>(map_a, map_b, out, bias, m, n, k, stride_out, batch, batch_a, batch_b, splits,  \

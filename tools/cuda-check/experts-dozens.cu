@@ -65,7 +65,7 @@ struct Dozens {
     if (v.stream) {
       const int own = (s.gated ? 8 : 16) * v.stream, hidden_pitch = ceil_div(own, 16) * 32 + 16;
       clusters = std::min(v.room ? v.room : (multiprocessors - 12) / v.stream, ceil_div(s.hidden, own));
-      up.slots = 8, up_shared = 8 * STREAM_SLOT + 16 * ceil_div(s.d, STREAM_COLUMNS) * STREAM_COLUMNS * 2 + 2 * STREAM_SUMS * 4 + STREAM_BUFFERS * 16 * hidden_pitch + (2 * 8 + 3 + STREAM_BUFFERS) * 8, down_shared = 0;
+      up_shared = STREAM_SLOTS * STREAM_SLOT + 16 * ceil_div(s.d, STREAM_COLUMNS) * STREAM_COLUMNS * 2 + 2 * STREAM_SUMS * 4 + STREAM_BUFFERS * 16 * hidden_pitch + (2 * STREAM_SLOTS + 3 + STREAM_BUFFERS) * 8, down_shared = 0;
       partials = device<float>((size_t)clusters * rows * s.d_out), hidden = device<char>((size_t)rows * up16(s.hidden) * 2);
       CHECK(cudaFuncSetAttribute(stream_kernel(), cudaFuncAttributeMaxDynamicSharedMemorySize, up_shared));
       return;
@@ -135,7 +135,7 @@ struct Dozens {
     return storage == HALF ? (shape.gated ? (const void *)experts_stream_gated_f16 : (const void *)experts_stream_plain_f16) : (shape.gated ? (const void *)experts_stream_gated_bf16 : (const void *)experts_stream_plain_bf16);
   }
   void run_stream(const Weights &w, experts_dozens_args a, cudaStream_t stream) const {
-    a.slots = up.slots, a.splits = clusters;
+    a.splits = clusters;
     hopper_map maps[3] = {wide_map(w.up, shape.d, shape.hidden), shape.gated ? wide_map(w.gate, shape.d, shape.hidden) : wide_map(w.up, shape.d, shape.hidden), wide_map(w.down, shape.d_out, shape.hidden)};
     cudaLaunchAttribute attributes[2];
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization, attributes[0].val.programmaticStreamSerializationAllowed = 1;

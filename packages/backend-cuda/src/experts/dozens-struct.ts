@@ -14,15 +14,15 @@ export interface DozensFields {
   readonly across?: number;
   readonly rowGroups?: number;
   readonly steps?: number;
-  readonly slots: number;
+  readonly slots?: number;
   readonly splits: number;
   readonly groups?: number;
 }
 
 /** Its values. */
 export function dozensStruct(call: ExpertsCall, at: LaunchRows, fields: DozensFields): number[] {
-  const { hidden = 0, partials, counters = 0, skip = false, slots, splits, groups = 0 } = fields;
-  const { capacity = 0, across = 0, rowGroups = 0, steps = 0 } = fields;
+  const { hidden = 0, partials, counters = 0, skip = false, splits, groups = 0 } = fields;
+  const { capacity = 0, across = 0, rowGroups = 0, steps = 0, slots = 0 } = fields;
   return [
     ...inputArguments(call, at),
     at.out,

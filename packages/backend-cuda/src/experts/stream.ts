@@ -15,6 +15,8 @@ const THREADS = 288;
 const COLUMNS = 512;
 const BOX_ROWS = 8;
 const SLOT = 2 * BOX_ROWS * COLUMNS * 2;
+/** Of the ring: what is under way. */
+const SLOTS = 8;
 const SUMS = 8 * 16 * 20 * 4;
 const BUFFERS = 4;
 const SUM_THREADS = 128;
@@ -22,8 +24,6 @@ const SUM_THREADS = 128;
 const RANKS = 4;
 /** Multiprocessors that clusters may not find together: 31 clusters of four have no room on 132. */
 const SPARE = 12;
-/** Slots of the ring: what is under way. */
-const SLOTS = 8;
 
 /** Bytes of weights from which a pause between two launches costs more than another sum of the output. */
 const LEAST_BYTES = 48e6;
@@ -99,7 +99,7 @@ function launch(backend: CudaBackend, call: ExpertsCall, at: LaunchRows): void {
     wideMap(backend, matrix, length, hidden, BOX_ROWS, COLUMNS / 64);
   const up = map(call.up, dIn);
   withScratch(backend, clusters * rows * dOut * 4, (partials) => {
-    const struct = dozensStruct(call, at, { partials, slots: SLOTS, splits: clusters });
+    const struct = dozensStruct(call, at, { partials, splits: clusters });
     const isProgrammatic = true;
     backend.launch(
       gate === 0 ? plain : gated,
