@@ -3,6 +3,7 @@ import { type ExpertStorage, referenceDynamicKExperts } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import {
   booleans,
+  errorOf,
   type Layer,
   type LayerShape,
   matrix,
@@ -74,7 +75,7 @@ export function withCall(
   );
 }
 
-/** What a path gives for a drawn layer, twice, and what float64 does. */
+/** What a path gives for a drawn layer, twice, what float64 does, and how far the first is from that. */
 export function runTwice(
   backend: CudaBackend,
   shape: LayerShape,
@@ -89,5 +90,6 @@ export function runTwice(
     }
   });
   const expected = referenceDynamicKExperts(layer.x, layer.selection, layer.ffn);
-  return { actual: runs[0] ?? [], again: runs[1], expected };
+  const actual = runs[0] ?? [];
+  return { actual, again: runs[1], expected, error: errorOf(layer, actual, expected) };
 }

@@ -10,7 +10,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { beforeAll, expect, test } from 'vitest';
 import { relativeError } from '../../kernels/testing/closeness.js';
-import { matrix, weightsOf } from '../../kernels/testing/random-experts.js';
+import { matrix, packOf } from '../../kernels/testing/random-experts.js';
 import { onAdapter, start } from '../testing/adapter.js';
 import { bitsOf, drawn, greatestError, type Shape, shapes } from '../testing/experts.js';
 import { forbidSubgroups, limitBindings } from './limits.js';
@@ -290,8 +290,7 @@ onAdapter('the expert op on WebGPU', () => {
       },
       20,
     );
-    const weights = weightsOf(ffn);
-    const packed = packExperts(weights, 4);
+    const packed = packOf(ffn);
     const inputs = [1, 20].map((rows) => ({
       x: matrix(x.subarray(0, rows * 8), rows, 8),
       norms: matrix(Float64Array.from(selection.subarray(0, rows * 4)), rows, 4),
@@ -321,7 +320,6 @@ onAdapter('the expert op on WebGPU', () => {
     for (let i = 0; i < 500; i++) pass();
     expect(await count()).toEqual(before);
     packed.dispose();
-    tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
     tf.dispose(inputs.flatMap(({ x: rows, norms }) => [rows, norms]));
   }, 120_000);
 });

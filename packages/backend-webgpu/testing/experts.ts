@@ -1,9 +1,4 @@
-import {
-  dynamicKExperts,
-  type ExpertStorage,
-  packExperts,
-  referenceDynamicKExperts,
-} from '@d2dmoe/kernels';
+import { dynamicKExperts, type ExpertStorage, referenceDynamicKExperts } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { expect } from 'vitest';
@@ -13,9 +8,9 @@ import {
   ffnKinds,
   type LayerShape,
   matrix,
+  packOf,
   randomLayer,
   shares,
-  weightsOf,
 } from '../../kernels/testing/random-experts.js';
 
 export type Shape = Omit<LayerShape, 'rows'>;
@@ -45,11 +40,9 @@ export async function greatestError(
     expectedDensity = shape.density,
   }: { storage?: ExpertStorage; allRows?: number[]; expectedDensity?: number } = {},
 ): Promise<number> {
-  const { dIn, dOut, experts, expertSize } = shape;
+  const { dIn, dOut, experts } = shape;
   const { ffn } = drawn(shape, 0);
-  const weights = weightsOf(ffn);
-  const packed = packExperts(weights, expertSize, { storage });
-  tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
+  const packed = packOf(ffn, storage);
   const errors: number[] = [];
   for (const rows of allRows) {
     const layer = drawn(shape, rows);
@@ -69,9 +62,7 @@ export async function greatestError(
 /** The bits of results for one drawn layer, by expected density; `dispose` when done. */
 export function bitsOf(shape: Shape, rows: number) {
   const { ffn, x, selection } = drawn(shape, rows);
-  const weights = weightsOf(ffn);
-  const packed = packExperts(weights, shape.expertSize);
-  tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
+  const packed = packOf(ffn);
   const input = matrix(x, rows, shape.dIn);
   const chosen = booleans(selection, rows, shape.experts);
   return {

@@ -123,6 +123,14 @@ export function weightsOf(ffn: ReferenceExperts): FeedForwardWeights {
   return weights;
 }
 
+/** The FFN's experts packed for the current backend; to be disposed of. */
+export function packOf(ffn: ReferenceExperts, storage: ExpertStorage = 'float32'): PackedExperts {
+  const weights = weightsOf(ffn);
+  const experts = packExperts(weights, ffn.expertSize, { storage });
+  tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
+  return experts;
+}
+
 /** Runs `use` with the FFN's experts packed for the current backend, in a tf.tidy, and frees all. */
 export function withExperts<T extends tf.TensorContainer | void>(
   ffn: ReferenceExperts,

@@ -1,9 +1,4 @@
-import {
-  type Activation,
-  dynamicKExperts,
-  packExperts,
-  referenceDynamicKExperts,
-} from '@d2dmoe/kernels';
+import { type Activation, dynamicKExperts, referenceDynamicKExperts } from '@d2dmoe/kernels';
 import * as tf from '@tensorflow/tfjs-core';
 import * as fc from 'fast-check';
 import {
@@ -12,8 +7,8 @@ import {
   ffnKinds,
   type LayerShape,
   matrix,
+  packOf,
   randomLayer,
-  weightsOf,
 } from '../../../packages/kernels/testing/random-experts.js';
 
 /** What ran, for a test to see that something did. */
@@ -77,13 +72,11 @@ export async function checkOp(numRuns: number, storage: Storage = 'float32'): Pr
 
 /** @returns the error */
 async function checkLayer(shape: LayerShape, storage: Storage): Promise<number> {
-  const { rows, dIn, experts, expertSize } = shape;
+  const { rows, dIn, experts } = shape;
   const layer = randomLayer(shape);
   const { x, ffn, selection } = layer;
   const before = tf.memory().numTensors;
-  const weights = weightsOf(ffn);
-  const packed = packExperts(weights, expertSize, { storage });
-  tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
+  const packed = packOf(ffn, storage);
   const output = tf.tidy(() =>
     dynamicKExperts(matrix(x, rows, dIn), booleans(selection, rows, experts), packed),
   );

@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { relativeError } from '../../../kernels/testing/closeness.js';
 import { emulated } from '../../testing/emulated.js';
+import { referenceProduct } from '../../testing/products.js';
 import { hopperTakes, planHopper } from './hopper-product.js';
 import { hopperProduct } from './own-product.js';
 import { complete, type Product } from './product.js';
@@ -31,21 +32,14 @@ interface Case {
 /** The product's result and the float64 one. */
 function results(backend: Parameters<typeof hopperProduct>[0], c: Case) {
   const { batch, m, n, k, transposeA, transposeB } = c;
-  const matricesA = c.isShared ? 1 : batch;
-  const a = eighths(matricesA * m * k, c.seed);
+  const outer = c.isShared ? [] : [batch];
+  const a = eighths((c.isShared ? 1 : batch) * m * k, c.seed);
   const b = eighths(batch * k * n, c.seed + 1);
   const bias = eighths(n, c.seed + 2);
-  const expected = new Float64Array(batch * m * n);
-  for (let i = 0; i < expected.length; i++) {
-    const [item, row, column] = [Math.floor(i / (m * n)), Math.floor(i / n) % m, i % n];
-    let sum = c.hasBias ? (bias[column] as number) : 0;
-    for (let s = 0; s < k; s++) {
-      const atA = (c.isShared ? 0 : item) * m * k + (transposeA ? s * m + row : row * k + s);
-      const atB = item * k * n + (transposeB ? column * k + s : s * n + column);
-      sum += (a[atA] as number) * (b[atB] as number);
-    }
-    expected[i] = sum;
-  }
+  const expected = referenceProduct(
+    { values: a, shape: [...outer, ...(transposeA ? [k, m] : [m, k])], transpose: transposeA },
+    { values: b, shape: [batch, ...(transposeB ? [n, k] : [k, n])], transpose: transposeB },
+  ).values.map((value, i) => value + (c.hasBias ? (bias[i % n] as number) : 0));
   const actual = tf.tidy(() => {
     const size = [batch, m, n];
     const isHalf = c.result === 'bf16';

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { relativeError } from '../../../kernels/testing/closeness.js';
 import { emulated } from '../../testing/emulated.js';
+import { referenceProduct } from '../../testing/products.js';
 import type { Precision } from '../backend.js';
 import { matMul } from './mat-mul.js';
 import type { ProductType } from './product.js';
@@ -14,47 +15,6 @@ function values(count: number, seed: number): Float32Array {
     state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
     return (state >>> 8) / 2 ** 23 - 1;
   });
-}
-
-interface Matrices {
-  values: ArrayLike<number>;
-  shape: number[];
-  transpose: boolean;
-}
-
-/** op(a) · op(b) in float64, outer dimensions broadcast as numpy does. */
-function reference(a: Matrices, b: Matrices): { shape: number[]; values: Float64Array } {
-  const at = ({ values, shape, transpose }: Matrices, outer: number[], r: number, c: number) => {
-    const own = shape.slice(0, -2);
-    let item = 0;
-    own.forEach((size, d) => {
-      item = item * size + (size === 1 ? 0 : (outer[outer.length - own.length + d] ?? 0));
-    });
-    const [lines = 0, length = 0] = shape.slice(-2);
-    const [line, column] = transpose ? [c, r] : [r, c];
-    return values[(item * lines + line) * length + column] ?? Number.NaN;
-  };
-  const dims = tf.broadcast_util.assertAndGetBroadcastShape(
-    a.shape.slice(0, -2),
-    b.shape.slice(0, -2),
-  );
-  const m = a.shape.at(a.transpose ? -1 : -2) ?? 0;
-  const k = a.shape.at(a.transpose ? -2 : -1) ?? 0;
-  const n = b.shape.at(b.transpose ? -2 : -1) ?? 0;
-  const out = new Float64Array(tf.util.sizeFromShape(dims) * m * n);
-  for (let i = 0; i < out.length; i++) {
-    const column = i % n;
-    const row = Math.floor(i / n) % m;
-    const outer = tf.util.indexToLoc(
-      Math.floor(i / n / m),
-      dims.length,
-      tf.util.computeStrides(dims),
-    );
-    let sum = 0;
-    for (let s = 0; s < k; s++) sum += at(a, outer, row, s) * at(b, outer, s, column);
-    out[i] = sum;
-  }
-  return { shape: [...dims, m, n], values: out };
 }
 
 const BARS: Record<Precision, number> = { float32: 1e-5, tf32: 1e-3, bf16: 1e-2 };
@@ -110,7 +70,7 @@ emulated('matrix products', (cuda) => {
     fc.assert(
       fc.property(products, (p) => {
         const [a, b] = inputsOf(p);
-        const expected = reference(a, b);
+        const expected = referenceProduct(a, b);
         const before = tf.memory().numTensors;
         tf.tidy(() => {
           const x = tf.tensor(a.values, a.shape);
@@ -148,7 +108,7 @@ emulated('matrix products', (cuda) => {
       const a = values(m * k, m);
       const b = values(k * n, n);
       const bias = values(n, k).map((value) => Math.round(value * 8) / 8);
-      const expected = reference(
+      const expected = referenceProduct(
         { values: a, shape: transposeA ? [k, m] : [m, k], transpose: transposeA },
         { values: b, shape: transposeB ? [n, k] : [k, n], transpose: transposeB },
       ).values.map((value, i) => value + (bias[i % n] ?? 0));
@@ -204,7 +164,7 @@ emulated('matrix products', (cuda) => {
               transposeA,
               transposeB,
             );
-            expect(relativeError(out.dataSync(), reference(a, b).values)).toBeLessThan(1e-5);
+            expect(relativeError(out.dataSync(), referenceProduct(a, b).values)).toBeLessThan(1e-5);
           });
         }
       }
@@ -262,7 +222,7 @@ emulated('matrix products', (cuda) => {
       transpose: false,
     };
     const b = { values: values(7 * 33, 2), shape: [1, 7, 33], transpose: true };
-    const product = reference(a, b);
+    const product = referenceProduct(a, b);
     for (const biasShape of [undefined, [7], [1, 7], [5, 7], [1], [2, 1, 1]]) {
       tf.tidy(() => {
         const bias = biasShape && tf.tensor(values(tf.util.sizeFromShape(biasShape), 3), biasShape);

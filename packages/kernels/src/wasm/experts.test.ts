@@ -14,6 +14,7 @@ import {
   type FfnShape,
   ffnShapes,
   matrix,
+  packOf,
   randomExperts,
   randomSelection,
   weightsOf,
@@ -227,8 +228,7 @@ describe.each(builds)('%s', (_, use) => {
       biases: true,
       seed: 4,
     });
-    const weights = weightsOf(ffn);
-    const experts = packExperts(weights, 3);
+    const experts = packOf(ffn);
     tf.tidy(() => {
       const norms = tf.abs<tf.Tensor2D>(tf.slice(matrix(x, 9, 5), [0, 0], [9, 4]));
       const selection = selectExperts(norms, { rule: 'topK', value: 2 });
@@ -238,7 +238,6 @@ describe.each(builds)('%s', (_, use) => {
       expect(relativeError(output, referenceDynamicKExperts(x, chosen, ffn))).toBeLessThan(1e-5);
     });
     experts.dispose();
-    tf.dispose(Object.values(weights).filter((value) => value instanceof tf.Tensor));
   });
 });
 
