@@ -141,6 +141,16 @@ template <int ROWS> struct few_list {
       any |= rows[r];
     }
   }
+  // The same from a router's choice of up to 1,024 experts.
+  __device__ __forceinline__ void read(const unsigned *words, int count, int n) {
+    const int per_row = (n + 31) / 32, lane = threadIdx.x % 32;
+    any = 0;
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+      rows[r] = r < count && lane < per_row ? words[r * per_row + lane] : 0;
+      any |= rows[r];
+    }
+  }
   __device__ __forceinline__ void scan(int n) {
     const int sum = __popc(any);
     through = base + (n > 32 ? warp_sum_upto(sum) : __shfl_sync(~0u, sum, 0));
@@ -175,14 +185,13 @@ struct few_x {
     v = *reinterpret_cast<const uint4 *>(at);
     if (a.x_type == 0) w = *reinterpret_cast<const uint4 *>(at + 16);
   }
-  template <typename T> __device__ __forceinline__ void store(const experts_few_args &a, bool whole, int r, int c, char *to) const {
-    uint4 *at = reinterpret_cast<uint4 *>(to + c * (int)sizeof(T));
+  // Rounded to the type that x is kept in; zeros behind its end.
+  template <typename T> __device__ __forceinline__ void get(const experts_few_args &a, bool whole, int r, int c, T (&out)[8]) const {
     if (sizeof(T) == 2 && whole && a.x_type == (std::is_same<T, __half>::value ? 2 : 1)) {
-      *at = v;
+      *reinterpret_cast<uint4 *>(out) = v;
       return;
     }
     const unsigned u[8] = {v.x, v.y, v.z, v.w, w.x, w.y, w.z, w.w};
-    __align__(16) T out[8];
 #pragma unroll
     for (int e = 0; e < 8; e++) {
       float value = 0;
@@ -196,6 +205,11 @@ struct few_x {
         value = __half2float(__ushort_as_half((unsigned short)(u[e / 2] >> e % 2 * 16)));
       out[e] = experts_round<T>(value);
     }
+  }
+  template <typename T> __device__ __forceinline__ void store(const experts_few_args &a, bool whole, int r, int c, char *to) const {
+    __align__(16) T out[8];
+    get<T>(a, whole, r, c, out);
+    uint4 *at = reinterpret_cast<uint4 *>(to + c * (int)sizeof(T));
     at[0] = reinterpret_cast<uint4 *>(out)[0];
     if (sizeof(T) == 4) at[1] = reinterpret_cast<uint4 *>(out)[sizeof(T) / 4];
   }
@@ -255,24 +269,27 @@ template <int STORAGE, int N> __device__ __forceinline__ void few_widen(float (&
 
 // ---- The router's choice ---------------------------------------------------------------------------------------------
 
-// Norms of at least 0 in shared memory to a byte an expert.
-template <int THREADS> __device__ __forceinline__ void few_select(const float *norms, int rows, int n, int rule, float value, unsigned char *bytes, unsigned *words) {
+// Norms of at least 0 in shared memory, rows `pitch` apart with negative numbers behind their end, to a bit an expert.
+template <int THREADS> __device__ __forceinline__ void few_select(const float *norms, int pitch, int rows, int n, int rule, float value, unsigned *words) {
+  const int per_row = (n + 31) / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (rule != 1) {
-    const int per_row = (n + 31) / 32;
-    for (int r = threadIdx.x / 32; r < rows; r += THREADS / 32) experts_select_row(norms + r * n, n, rule, value, words + r * per_row);
-    __syncthreads();
-    for (int i = threadIdx.x; i < rows * n; i += THREADS) bytes[i] = words[i / n * per_row + i % n / 32] >> i % n % 32 & 1;
+    for (int r = warp; r < rows; r += THREADS / 32) experts_select_row(norms + r * pitch, n, rule, value, words + r * per_row);
     return;
   }
-  // An expert's place is how many come before it, greater ones and equal ones of lower number: four lanes count.
-  const int q = threadIdx.x % 4;
+  // An expert's place is how many come before it, greater ones and equal ones of lower number: four lanes count, whose
+  // order is that of the bits, taken as integers.
+  const int q = lane % 4;
   for (int r = 0; r < rows; r++) {
-    const int *row = reinterpret_cast<const int *>(norms + r * n);
-    for (int e0 = 0; e0 < n; e0 += THREADS / 4) {
-      const int e = min(e0 + (int)threadIdx.x / 4, n - 1), own = row[e];
+    const int *row = reinterpret_cast<const int *>(norms + r * pitch);
+    for (int e0 = warp * 8; e0 < per_row * 32; e0 += THREADS / 4) {
+      const int e = e0 + lane / 4, own = row[min(e, n - 1)];
       int above = 0, level = 0;
 #pragma unroll 8
-      for (int j = q; j < n; j += 4) above += row[j] > own, level += row[j] == own;
+      for (int j = q * 4; j < pitch; j += 16) {
+        const int4 v = *reinterpret_cast<const int4 *>(row + j);
+        above += (v.x > own) + (v.y > own) + (v.z > own) + (v.w > own);
+        level += (v.x == own) + (v.y == own) + (v.z == own) + (v.w == own);
+      }
 #pragma unroll
       for (int offset = 1; offset < 4; offset *= 2) {
         above += __shfl_xor_sync(~0u, above, offset);
@@ -280,7 +297,11 @@ template <int THREADS> __device__ __forceinline__ void few_select(const float *n
       }
       if (level > 1)
         for (int j = 0; j < e; j++) above += row[j] == own;
-      if (q == 0) bytes[r * n + e] = (float)above < value;
+      // A warp's eight experts: every fourth bit.
+      unsigned bits = __ballot_sync(~0u, q == 0 && e < n && (float)above < value);
+      bits = (bits | bits >> 3) & 0x03030303u;
+      bits = (bits | bits >> 6) & 0x000f000fu;
+      if (lane == 0) reinterpret_cast<unsigned char *>(words + r * per_row)[e0 / 8] = (unsigned char)(bits | bits >> 12);
     }
   }
 }
@@ -314,9 +335,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   float *parts = hs + 2 * WARPS * 4;                                     // [WARPS][4]
   const unsigned barriers = hopper_address(parts + WARPS * 4);           // of up, then of down: [3][owners]
   const int r_pieces = (a.router_width + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS;
-  float *norms = reinterpret_cast<float *>(shared + rows * r_pieces * 16);                                      // [rows][n]
-  unsigned char *chosen = reinterpret_cast<unsigned char *>(norms) + (rows * n * 4 + 15) / 16 * 16;             // [rows][n]
-  unsigned *chosen_words = reinterpret_cast<unsigned *>(chosen + (rows * n + 15) / 16 * 16);                    // [rows][words]
+  const int norms_pitch = (n + 3) / 4 * 4;
+  float *norms = reinterpret_cast<float *>(shared + rows * r_pieces * 16);               // [rows][norms_pitch]
+  unsigned *chosen = reinterpret_cast<unsigned *>(norms + rows * norms_pitch);           // [rows][words]
 
   hopper_launch_next();
   // ---- What depends on no launch before: all that can be worked out of the arguments, since what comes after the wait is a
@@ -376,11 +397,37 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   auto read_bias = [](const float *from) { return from != nullptr ? *from : 0.0f; };
   const float first_bias = read_bias(bias_from);
   if (routes) {
+    // A neuron's activation, from the warps' sums.
+    auto publish = [&](int j) {
+      __syncthreads();
+      if ((int)threadIdx.x < rows) {
+        float v[1] = {0};
+#pragma unroll
+        for (int p = 0; p < WARPS; p++) v[0] += parts[p * 4 + threadIdx.x];
+        v[0] = fmaxf(v[0], 0.0f);
+        few_publish<1>(a.forecast + threadIdx.x * a.router_width + j, v);
+      }
+    };
+    int first_neuron = blockIdx.x;
+    // Where a thread has a piece of x as it has one of the block's first neuron, nothing goes through shared memory: all
+    // blocks wait for this sum.
+    if (ROWS == 1 && sizeof(T) == 2 && x_pieces <= THREADS && a.stages & ROUTE && first_neuron < a.router_width) {
+      __align__(16) T own[8], weights[8];
+      x.template get<T>(a, whole, 0, x_column * 8, own);
+      *reinterpret_cast<uint4 *>(weights) = first_piece;
+      float sum = 0;
+#pragma unroll
+      for (int e = 0; e < 8; e++) sum += (float)own[e] * (float)weights[e];
+      sum = warp_sum(sum);
+      if (lane == 0) parts[warp * 4] = sum;
+      publish(first_neuron);
+      first_neuron += gridDim.x;
+    }
     if (a.stages & (ROUTE | EXPERTS)) finish_x();
     __syncthreads();
     STAMP(1);
     if (a.stages & ROUTE) {
-      for (int j = blockIdx.x; j < a.router_width; j += gridDim.x) {
+      for (int j = first_neuron; j < a.router_width; j += gridDim.x) {
         float c[PAIRS][4] = {};
         for (int i = threadIdx.x; i - lane < h_pieces; i += THREADS) {
           uint4 w = first_piece;
@@ -393,14 +440,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
         if (lane == 0)
 #pragma unroll
           for (int r = 0; r < ROWS; r++) parts[warp * 4 + r] = sum[r];
-        __syncthreads();
-        if ((int)threadIdx.x < rows) {
-          float v[1] = {0};
-#pragma unroll
-          for (int p = 0; p < WARPS; p++) v[0] += parts[p * 4 + threadIdx.x];
-          v[0] = fmaxf(v[0], 0.0f);
-          few_publish<1>(a.forecast + threadIdx.x * a.router_width + j, v);
-        }
+        publish(j);
         __syncthreads();
       }
     }
@@ -444,11 +484,11 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
         }
 #pragma unroll
         for (int i = 0; i < 2; i++)
-          if (g < rows && tile * 8 + 2 * t + i < n) norms[g * n + tile * 8 + 2 * t + i] = fabsf(c[0][i] + c[1][i]);
+          if (const int at = tile * 8 + 2 * t + i; g < rows && at < norms_pitch) norms[g * norms_pitch + at] = at < n ? fabsf(c[0][i] + c[1][i]) : -1.0f;
       }
       __syncthreads();
       STAMP(13);
-      few_select<THREADS>(norms, rows, n, a.rule, a.value, chosen, chosen_words);
+      few_select<THREADS>(norms, norms_pitch, rows, n, a.rule, a.value, chosen);
       __syncthreads();
       STAMP(4);
       list.read(chosen, rows, n);
@@ -460,17 +500,16 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 
   if (a.stages & EXPERTS) {
     // ---- How many neurons are this block's ----
-    const unsigned char *selection = routes ? chosen : a.selection;
     list.scan(n);
     int experts = list.end();
     if (n > 1024) {
       for (list.first = 1024; list.first < n; list.first += 1024) {
         list.base = experts;
-        list.read(selection, rows, n), list.scan(n);
+        list.read(a.selection, rows, n), list.scan(n);
         experts = list.end();
       }
       list.first = list.base = 0;
-      list.read(selection, rows, n), list.scan(n);
+      list.read(a.selection, rows, n), list.scan(n);
     }
     const int selected = experts * size, run = few_divide(selected + (int)gridDim.x - 1, per_blocks);
     const int lo = min((int)blockIdx.x * run, selected), count = min(run, selected - lo);
@@ -487,7 +526,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       neuron m;
       const int rank = few_divide(lo + place, per_size);
       if (n > 1024)
-        while (rank >= list.end()) list.base = list.end(), list.first += 1024, list.read(selection, rows, n), list.scan(n);
+        while (rank >= list.end()) list.base = list.end(), list.first += 1024, list.read(a.selection, rows, n), list.scan(n);
       m.at = (long long)list.find(rank, m.wanted) * size + (lo + place - rank * size);
       return m;
     };

@@ -2,23 +2,31 @@
 // between them.
 //
 // Work is a table of tiles (experts-segments.sm90a.cu): up to 128 rows that all run the same one or two units of neurons. A
-// block stays on its multiprocessor and takes one tile of each gridDim. Of its first warpgroup one thread copies weights by
-// the bulk tensor copy engine into a ring of 32 KB slots; two warps gather 64 of the tile's rows of x each, by 16-byte
-// copies into rings of 8 KB slots, swizzled as the engine would. Two more warpgroups have 64 rows each: they multiply the
-// rows by the units' up rows, 64 deep a step. With biases added, activated, masked and rounded to 16
-// bits these are the left operand, in registers, of the product with the units' down rows, 128 output columns at a time.
-// The products of the next columns are under way while results leave: four lanes exchange what makes 16 contiguous bytes
-// a lane.
+// block stays on its multiprocessor and takes the next tile as it comes to the end of one. Of its first warpgroup one
+// thread takes tiles and copies weights by the bulk tensor copy engine into a ring of 32 KB slots; two warps gather 64 of
+// the tile's rows of x each, by 16-byte copies into rings of 8 KB slots, swizzled as the engine would. Two more
+// warpgroups have 64 rows each: they multiply the rows by the units' up rows, 64 deep a step. With biases added,
+// activated, masked and rounded to 16 bits these are the left operand, in registers, of the product with the units' down
+// rows, 128 output columns at a time. The products of the next columns are under way while results leave: four lanes
+// exchange what makes 16 contiguous bytes a lane.
 #include "experts-units.cuh"
 #include "hopper.cuh"
 #include "hopper-activations.cuh"
 #include "hopper-results.cuh"
 
-constexpr int EXPERTS_MANY_A = 8192, EXPERTS_MANY_B = 32768, EXPERTS_MANY_SLOTS_A = 4, EXPERTS_MANY_SLOTS_B = 5;
-constexpr int EXPERTS_MANY_COLUMNS = 128;
-typedef hopper_ring<EXPERTS_MANY_SLOTS_A> experts_ring_a;
-typedef hopper_ring<EXPERTS_MANY_SLOTS_B> experts_ring_b;
+// Bytes of a slot of gathered rows and of one of weights. Narrow units' rows are multiplied sooner, so that more of them
+// are on their way.
+constexpr int EXPERTS_MANY_A = 8192, EXPERTS_MANY_B = 32768, EXPERTS_MANY_COLUMNS = 128;
+template <int WIDTH> struct experts_many_rings {
+  static constexpr int SLOTS_A = WIDTH == 64 ? 6 : 4, SLOTS_B = WIDTH == 64 ? 4 : 5;
+  static constexpr int BYTES = 2 * SLOTS_A * EXPERTS_MANY_A + SLOTS_B * EXPERTS_MANY_B;
+  typedef hopper_ring<SLOTS_A> rows;
+  typedef hopper_ring<SLOTS_B> weights;
+};
 typedef hopper_ring<1> experts_ring_facts;
+typedef hopper_ring<2> experts_ring_tiles;
+// Room for the barriers of most slots: of weights, of rows twice, of facts and of tiles.
+constexpr int EXPERTS_MANY_BARRIERS = 16 * (4 + 2 * 6 + 1 + 2);
 
 // Where results go. ADD: into the token's row, which holds the bias at first; with the bias, as the row, in tiles of rows
 // that have no other segment. STORE: a token's first segment becomes its row, others go to a list of rows of their own,
@@ -30,7 +38,7 @@ struct experts_many_call {
   const void *x;
   const int4 *tiles;
   const unsigned *list;
-  const int *header;
+  int *header;  // how many tiles there are; how many were taken beyond the first of each block
   const unsigned *mask;
   const float *up_bias, *gate_bias;
   const void *bias;  // [d_out] in 16 bits, for tiles of rows that have no other segment
@@ -42,7 +50,7 @@ struct experts_many_call {
 
 // What a tile's rows and units are, which one warp looks up ahead of time.
 struct experts_many_facts {
-  int4 tile;                 // without EXPERTS_ONLY
+  int4 tile;                 // without EXPERTS_ONLY; of no rows behind the last one
   float bias[256];           // of the tile's neurons; GATED: of up's, then of gate's
   unsigned place[128];       // rows in the list
   unsigned chosen[2][128];   // which experts of a unit a row runs
@@ -54,7 +62,8 @@ struct experts_many_facts {
 template <typename T, int WIDTH, int UNITS, bool GATED, bool ONLY>
 __device__ __forceinline__ void experts_many_tile(const experts_many_call &call, const experts_many_facts &facts,
                                                   unsigned facts_done, int first_row, unsigned a_base, unsigned b_base,
-                                                  experts_ring_a &a_ring, experts_ring_b &b_ring) {
+                                                  typename experts_many_rings<WIDTH>::rows &a_ring,
+                                                  typename experts_many_rings<WIDTH>::weights &b_ring) {
   constexpr int HIDDEN = WIDTH * UNITS, WIDE = GATED ? 2 * HIDDEN : HIDDEN;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, g = lane / 4, t = lane % 4;
   const experts_units &units = call.units;
@@ -157,7 +166,7 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
     to[half] = from + (long long)(first ? place[half] : place[half] - (unsigned)call.rows) * call.d_out;
   }
 
-  experts_ring_b done = b_ring;
+  auto done = b_ring;
   auto release = [&] {
     if (lane == 0) hopper_arrive(done.empty());
     done.next();
@@ -242,18 +251,22 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
 template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void experts_many(const experts_many_call &call) {
   DYNAMIC_SHARED(unsigned char, shared);
   const unsigned a_base = hopper_address(shared);  // of 1024 bytes' alignment, nothing else being in shared memory
-  const unsigned b_base = a_base + 2 * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A, barriers = b_base + EXPERTS_MANY_SLOTS_B * EXPERTS_MANY_B;
+  typedef experts_many_rings<WIDTH> rings;
+  constexpr int SLOTS_A = rings::SLOTS_A, SLOTS_B = rings::SLOTS_B;
+  const unsigned b_base = a_base + 2 * SLOTS_A * EXPERTS_MANY_A, barriers = a_base + rings::BYTES;
   const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  experts_ring_b b_ring{barriers};
-  auto a_ring_of = [&](int consumer) { return experts_ring_a{barriers + (EXPERTS_MANY_SLOTS_B + consumer * EXPERTS_MANY_SLOTS_A) * 16}; };
-  experts_ring_facts facts_ring{barriers + (EXPERTS_MANY_SLOTS_B + 2 * EXPERTS_MANY_SLOTS_A) * 16};
-  // Behind the barriers, which take 224 bytes.
-  experts_many_facts &facts = *reinterpret_cast<experts_many_facts *>(shared + (barriers - a_base) + 224);
+  typename rings::weights b_ring{barriers};
+  auto a_ring_of = [&](int consumer) { return typename rings::rows{barriers + (SLOTS_B + consumer * SLOTS_A) * 16}; };
+  experts_ring_facts facts_ring{barriers + (SLOTS_B + 2 * SLOTS_A) * 16};
+  experts_ring_tiles tiles_ring{barriers + (SLOTS_B + 2 * SLOTS_A + 1) * 16};
+  int4 *taken = reinterpret_cast<int4 *>(shared + (barriers - a_base) + EXPERTS_MANY_BARRIERS);
+  experts_many_facts &facts = *reinterpret_cast<experts_many_facts *>(taken + 2);
 
   if (threadIdx.x == 0) {
     b_ring.init(1, 8);
     for (int consumer = 0; consumer < 2; consumer++) a_ring_of(consumer).init(32, 4);  // a warp gathers, four multiply
     facts_ring.init(32, 256);  // who has read the facts says so for itself
+    tiles_ring.init(1, 3);
     hopper_init_done();
   }
   __syncthreads();
@@ -261,13 +274,29 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   hopper_wait_launch();
 
   const int tiles = *call.header, steps = (call.d + 63) / 64;
-  // Every other turn goes backwards: what is left of the dearer tiles is not always the same block's.
-  auto tile_at = [&](int turn) { return turn * (int)gridDim.x + (turn % 2 ? (int)(gridDim.x - 1 - blockIdx.x) : (int)blockIdx.x); };
+  // The tile that the first thread has taken next, for a warp of those that look things up.
+  auto next_tile = [&] {
+    hopper_wait(tiles_ring.full(), tiles_ring.phase);
+    const int4 tile = taken[tiles_ring.slot];
+    __syncwarp();
+    if (lane == 0) hopper_arrive(tiles_ring.empty());
+    tiles_ring.next();
+    return tile;
+  };
   if (warpgroup == 0) {
     hopper_registers_fewer<40>();
     if (threadIdx.x == 0) {
-      for (int turn = 0, index; (index = tile_at(turn)) < tiles; turn++) {
-        const int4 tile = call.tiles[index];
+      auto tile_at = [&](int index) { return index < tiles ? call.tiles[index] : make_int4(0, 0, 0, 0); };
+      auto put = [&](const int4 &tile) {
+        hopper_wait(tiles_ring.empty(), tiles_ring.phase ^ 1);
+        taken[tiles_ring.slot] = tile;
+        hopper_arrive(tiles_ring.full());
+        tiles_ring.next();
+      };
+      const int columns = (call.d_out + 255) / 256 * 256;
+      int4 tile = tile_at(blockIdx.x);
+      put(tile);
+      while (tile.y != 0) {
         const int units = tile.w < 0 ? 1 : 2;
         const int first[2] = {call.units.first_neuron(tile.z), tile.w < 0 ? 0 : call.units.first_neuron(tile.w)};
         for (int step = 0; step < steps; step++) {
@@ -281,7 +310,11 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
             hopper_copy_box(to + WIDTH * 128, call.up, b_ring.full(), step * 64, first[1]);
           b_ring.next();
         }
-        for (int column = 0; column < (call.d_out + 255) / 256 * 256; column += EXPERTS_MANY_COLUMNS) {
+        // The next tile is taken late, so that no block has one left when others have none; memory has its time to answer.
+        int next = 0;
+        for (int column = 0; column < columns; column += EXPERTS_MANY_COLUMNS) {
+          if (column == 0) next = gridDim.x + atomicAdd(call.header + 1, 1);
+          if (column == EXPERTS_MANY_COLUMNS) tile = tile_at(next);
           for (int k0 = 0; k0 < units * WIDTH; k0 += 128) {
             const unsigned to = b_base + b_ring.slot * EXPERTS_MANY_B;
             const int boxes = min(2, (units * WIDTH - k0) / 64);
@@ -294,17 +327,19 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
             }
             b_ring.next();
           }
+          if (column == EXPERTS_MANY_COLUMNS) put(tile);
         }
       }
     } else if (warp == 1) {
       // Everything is read before anything is written: reads that wait for one another would take longer than a tile.
-      int4 tile = tile_at(0) < tiles ? call.tiles[tile_at(0)] : make_int4(0, 0, 0, 0);
-      for (int turn = 0; tile_at(turn) < tiles; turn++) {
+      for (int4 tile = next_tile();; tile = next_tile()) {
         experts_many_facts &f = facts;
-        const int next = tile_at(turn + 1);
-        const int4 tile_then = next < tiles ? call.tiles[next] : tile;
         hopper_wait(facts_ring.empty(), facts_ring.phase ^ 1);
         if (lane == 0) f.only = tile.y & EXPERTS_ONLY, f.tile = make_int4(tile.x, tile.y % EXPERTS_ONLY, tile.z, tile.w);
+        if (tile.y == 0) {
+          hopper_arrive(facts_ring.full());
+          break;
+        }
         unsigned place[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) place[i] = call.list[tile.x + max(0, min(tile.y % EXPERTS_ONLY - 1, lane + 32 * i))];
@@ -337,15 +372,13 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
         }
         hopper_arrive(facts_ring.full());
         facts_ring.next();
-        tile = tile_then;
       }
     } else if (warp >= 2) {
       // Eight lanes copy 128 bytes of a row.
       const int consumer = warp - 2, first_row = consumer * 64, piece = lane % 8;
-      experts_ring_a a_ring = a_ring_of(consumer);
-      const unsigned to0 = a_base + consumer * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A + lane / 8 * 128;
-      for (int turn = 0, index; (index = tile_at(turn)) < tiles; turn++) {
-        const int4 tile = call.tiles[index];
+      auto a_ring = a_ring_of(consumer);
+      const unsigned to0 = a_base + consumer * SLOTS_A * EXPERTS_MANY_A + lane / 8 * 128;
+      for (int4 tile = next_tile(); tile.y != 0; tile = next_tile()) {
         const int tile_rows = tile.y % EXPERTS_ONLY;
         if (first_row >= tile_rows) continue;
         // Where the rows begin that this lane copies of, in 16 bytes: a step has no time to look them up.
@@ -370,11 +403,12 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   } else {
     hopper_registers_more<232>();
     const int consumer = warpgroup - 1, first_row = consumer * 64;
-    experts_ring_a a_ring = a_ring_of(consumer);
-    const unsigned a_slots = a_base + consumer * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A;
-    for (int turn = 0, index; (index = tile_at(turn)) < tiles; turn++) {
+    auto a_ring = a_ring_of(consumer);
+    const unsigned a_slots = a_base + consumer * SLOTS_A * EXPERTS_MANY_A;
+    for (;;) {
       const experts_many_facts &f = facts;
       hopper_wait(facts_ring.full(), facts_ring.phase);
+      if (f.tile.y == 0) break;
       const int units = f.tile.w < 0 ? 1 : 2;
       if (first_row >= f.tile.y) {
         // Nothing to do here but to give the slots back.
@@ -405,13 +439,14 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
     }
   }
 }
-[[maybe_unused]] constexpr int EXPERTS_MANY_SHARED = 2 * EXPERTS_MANY_SLOTS_A * EXPERTS_MANY_A + EXPERTS_MANY_SLOTS_B * EXPERTS_MANY_B + 224 + (int)sizeof(experts_many_facts);
+static_assert(experts_many_rings<64>::BYTES == experts_many_rings<128>::BYTES, "one amount of shared memory");
+[[maybe_unused]] constexpr int EXPERTS_MANY_SHARED = experts_many_rings<128>::BYTES + EXPERTS_MANY_BARRIERS + 2 * 16 + (int)sizeof(experts_many_facts);
 
 #define EXPERTS_MANY(NAME, T, WIDTH, GATED)                                                                              \
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                   \
       NAME(const __grid_constant__ hopper_map up, const __grid_constant__ hopper_map gate,                               \
            const __grid_constant__ hopper_map down, const void *x, const int4 *tiles, const unsigned *list,              \
-           const int *header, const unsigned *mask, const float *up_bias, const float *gate_bias, const void *bias,      \
+           int *header, const unsigned *mask, const float *up_bias, const float *gate_bias, const void *bias,      \
            void *out, void *others, int rows, int d, int pitch, int d_out, int words, int experts, int size,             \
            int per_unit, int parts, int activation, int mode) {                                                          \
     experts_many<T, WIDTH, GATED>({&up, &gate, &down, x, tiles, list, header, mask, up_bias, gate_bias, bias, out,       \

@@ -96,9 +96,9 @@ __device__ __forceinline__ void experts_segments_fill(int begin, int end, F take
 
 // The selection's bits and rows of each kind by blocks, then by the last of these to finish: where each kind's rows
 // begin, chunk by chunk, how many tiles there are, and where each bin of the table begins. `counts` and the block counter
-// behind it are zero on entry. Blocks beyond shares.blocks fill the first half of `out`.
+// behind it are zero on entry. Blocks beyond shares.blocks fill the second half of `out`.
 //   selection [rows, experts], mask [rows, words], codes [segments, rows], counts [counters] + 1,
-//   offsets [blocks, kinds], begins [counters] + 1, bins [EXPERTS_BINS], header: the number of tiles
+//   offsets [blocks, kinds], begins [counters] + 1, bins [EXPERTS_BINS], header: the number of tiles, and 0 for how many are taken
 template <typename T>
 __device__ __forceinline__ void experts_segments_count(const unsigned char *__restrict__ selection, unsigned *mask, int rows, int words,
                                                        const experts_units &units, int paired, int only_kinds, const experts_shares &shares,
@@ -107,7 +107,7 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
   DYNAMIC_SHARED(int, shared);
   const int block = blockIdx.x, blocks = shares.blocks, chunk = shares.chunk(block);
   hopper_launch_next();
-  if (block >= blocks) return experts_segments_fill(0, rows / 2, [](int) { return true; }, out, bias, d_out, block - blocks);
+  if (block >= blocks) return experts_segments_fill(rows / 2, rows, [](int) { return true; }, out, bias, d_out, block - blocks);
   const experts_kinds kinds(units, paired, only_kinds, shares.chunks);
   const int counters = kinds.counters();
   int *histogram = shared + 96;
@@ -183,7 +183,7 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
   __syncthreads();
   const int mine = threadIdx.x < EXPERTS_BINS ? in_bin[threadIdx.x] : 0, begin = experts_before(mine, shared, total);
   if (threadIdx.x < EXPERTS_BINS) bins[threadIdx.x] = begin;
-  if (threadIdx.x == 0) header[0] = total;
+  if (threadIdx.x == 0) header[0] = total, header[1] = 0;
 }
 
 #define EXPERTS_SEGMENTS_COUNT(NAME, T)                                                                                 \
@@ -200,7 +200,7 @@ EXPERTS_SEGMENTS_COUNT(experts_segments_count_f16, __half)
 
 // The rows themselves, kind by kind: token + rows · (number of the segment within its token), or where `out` is given,
 // the token. And the tiles: where the tile's rows begin, how many (and EXPERTS_ONLY), its units. Blocks beyond
-// shares.blocks fill the second half of `out`, or with `only_kinds`, all rows but those of only segments, for which the
+// shares.blocks fill the first half of `out`, which the first tiles then find in the L2 cache, or with `only_kinds`, all rows but those of only segments, for which the
 // first block rounds the bias to `bias16`.
 template <typename T>
 __device__ __forceinline__ void experts_segments_place(int rows, const experts_units &units, int paired, int only_kinds,
@@ -216,7 +216,7 @@ __device__ __forceinline__ void experts_segments_place(int rows, const experts_u
   const experts_kinds kinds(units, paired, only_kinds, shares.chunks);
   if (block >= shares.blocks) {
     auto takes = [&](int row) { return !only_kinds || codes[row] == EXPERTS_NO_SEGMENT || !kinds.only(experts_kind(codes[row])); };
-    return experts_segments_fill(only_kinds ? 0 : rows / 2, rows, takes, out, bias, d_out, block - shares.blocks);
+    return experts_segments_fill(0, only_kinds ? rows : rows / 2, takes, out, bias, d_out, block - shares.blocks);
   }
   if (only_kinds && block == 0)
     for (int i = threadIdx.x; i < d_out; i += EXPERTS_THREADS) bias16[i] = from_float<T>(bias ? bias[i] : 0.0f);

@@ -68,21 +68,20 @@ struct experts_units {
       }
     }
   }
-  // Calls `each` with the token's segments, first and second unit, -1 for none, and their number from 0.
+  // Calls `each` with the token's segments, first and second unit, -1 for none, and their number from 0. Units pair up
+  // within the first half and within the second, what is left of both last: of an odd number, none is left but a single
+  // one, and rows meet in half as many groups as if any two could pair up.
   template <typename F>
   __device__ __forceinline__ void segments(const unsigned *mask, int words, int paired, F each) const {
-    int pending = -1, number = 0;
+    const int half = count() / 2;
+    int low = -1, high = -1, number = 0;
     visit(mask, words, [&](int unit) {
-      if (!paired) {
-        each(unit, -1, number++);
-      } else if (pending < 0) {
-        pending = unit;
-      } else {
-        each(pending, unit, number++);
-        pending = -1;
-      }
+      if (!paired) return each(unit, -1, number++);
+      int &pending = unit < half ? low : high;
+      if (pending >= 0) each(pending, unit, number++);
+      pending = pending >= 0 ? -1 : unit;
     });
-    if (pending >= 0) each(pending, -1, number);
+    if (low >= 0 || high >= 0) each(low >= 0 ? low : high, low >= 0 ? high : -1, number);
   }
 };
 

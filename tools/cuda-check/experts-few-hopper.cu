@@ -38,7 +38,7 @@ struct Few {
     const int fixed = rows * (pieces * el + 7) / 8 * 8 * size + rows * padded * 4 + 2 * 16 * 16 + 16 * 16 + 3 * 16 * 8;
     owners = std::min({16, v.owners, capacity, (227 * 1024 - fixed) / (up_bytes + 2 * down_bytes)});
     if (owners < 1) printf("no room\n"), exit(2);
-    const int router = s.router ? rows * r_bytes + (rows * n * 4 + 15) / 16 * 16 + (rows * n + 15) / 16 * 16 + rows * ((n + 31) / 32) * 4 : 0;
+    const int router = s.router ? rows * r_bytes + rows * ((n + 3) / 4 * 4) * 4 + rows * ((n + 31) / 32) * 4 : 0;
     if (router > owners * (up_bytes + 2 * down_bytes)) printf("no room for the router\n"), exit(2);
     shared = owners * (up_bytes + 2 * down_bytes) + fixed;
     share = ((rows * padded + 7) / 8 + blocks - 1) / blocks;

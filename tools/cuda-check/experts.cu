@@ -225,7 +225,7 @@ template <typename T> struct Layer {
     fill<<<8, 256>>>(up_bias16, h, 23, 0.5f), fill<<<8, 256>>>(down_bias16, s.d_out, 24, 0.5f);
     if (s.gated) fill<<<256, 256>>>(gate, h * s.d, 25, 1.7f / std::sqrt((float)s.d)), fill<<<8, 256>>>(gate_bias, h, 26, 0.5f);
     const int tables = 1 << 16;
-    counts = own<int>(tables), offsets = own<int>((size_t)5000 * multiprocessors * 4), begins = own<int>(tables), bins = own<int>(EXPERTS_BINS), header = own<int>(1);
+    counts = own<int>(tables), offsets = own<int>((size_t)5000 * multiprocessors * 4), begins = own<int>(tables), bins = own<int>(EXPERTS_BINS), header = own<int>(2);
     const size_t most = (size_t)s.rows * (s.hidden() / 64 + 1);
     codes = own<unsigned>(most), list = own<unsigned>(most), tiles = own<int4>(most / 64 + 5000);
     CHECK(cudaDeviceSynchronize());
@@ -287,7 +287,9 @@ template <typename T> struct Layer {
              filled, down_bias, rounded_bias, s.d_out);
     }
     if (what & 2) {
-      typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, const void *, const int4 *, const unsigned *, const int *, const unsigned *, const float *,
+      // Alone, the products take tiles from the first on again.
+      if (what == 2) CHECK(cudaMemsetAsync(header + 1, 0, 4, stream));
+      typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, const void *, const int4 *, const unsigned *, int *, const unsigned *, const float *,
                              const float *, const void *, void *, void *, int, int, int, int, int, int, int, int, int, int, int);
       const Kernel kernel = s.gated          ? (BF16 ? experts_many_bf16_gated : experts_many_f16_gated)
                             : v.width == 128 ? (BF16 ? experts_many_bf16_128 : experts_many_f16_128)

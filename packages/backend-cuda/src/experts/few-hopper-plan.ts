@@ -59,8 +59,7 @@ export function planFewHopper(
     routerWidth === 0
       ? 0
       : rows * upTo(16, routerWidth * bytes) +
-        upTo(16, rows * experts * 4) +
-        upTo(16, rows * experts) +
+        rows * upTo(4, experts) * 4 +
         rows * Math.ceil(experts / 32) * 4;
   const canRoute = experts <= ROUTED_EXPERTS && experts * routerWidth <= ROUTED_WEIGHTS;
   const neededBytes = fixed + Math.max(owners * ownBytes, router);

@@ -49,8 +49,8 @@ const manyKernels = Object.fromEntries(
 const THREADS = 256;
 const WARPS = THREADS / 32;
 const MANY_THREADS = 384;
-/** Rings of x's and of the weights' tiles, barriers, what is looked up of a tile; as experts-many.sm90a.cu has them. */
-const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 224 + 2592;
+/** Rings of x's and of the weights' tiles, barriers, tiles taken, what is looked up of one; as experts-many.sm90a.cu has them. */
+const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 304 + 32 + 2592;
 /** Counters that one block adds up, and parts of the batch whose rows are counted apart, at most. */
 const MOST_COUNTS = 8192;
 const MOST_CHUNKS = 16;
