@@ -265,8 +265,8 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   if (threadIdx.x == 0) {
     b_ring.init(1, 8);
     for (int consumer = 0; consumer < 2; consumer++) a_ring_of(consumer).init(32, 4);  // a warp gathers, four multiply
-    facts_ring.init(32, 256);  // who has read the facts says so for itself
-    tiles_ring.init(1, 3);
+    facts_ring.init(32, 256);  // who has read the facts, or the tile, says so for itself
+    tiles_ring.init(1, 3 * 32);
     hopper_init_done();
   }
   __syncthreads();
@@ -278,8 +278,7 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   auto next_tile = [&] {
     hopper_wait(tiles_ring.full(), tiles_ring.phase);
     const int4 tile = taken[tiles_ring.slot];
-    __syncwarp();
-    if (lane == 0) hopper_arrive(tiles_ring.empty());
+    hopper_arrive(tiles_ring.empty());
     tiles_ring.next();
     return tile;
   };

@@ -41,7 +41,7 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
   const int warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
     ring.init(1, 8);
-    facts_ring.init(32, 8);
+    facts_ring.init(32, 256);  // who has read the facts says so for itself
     hopper_init_done();
   }
   __syncthreads();
@@ -255,8 +255,7 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
         finish([](float x, float y, float up_x, float up_y) { return hopper_pack<T>(experts_gelu(x) * up_x, experts_gelu(y) * up_y); });
       else
         finish([&](float x, float y, float up_x, float up_y) { return hopper_pack<T>(logistic(x) * up_x, logistic(y) * up_y); });
-      __syncwarp();
-      if (lane == 0) hopper_arrive(facts_ring.empty());
+      hopper_arrive(facts_ring.empty());
       facts_ring.next();
     }
     if (lane == 0) hopper_stores_written();
