@@ -239,58 +239,66 @@ emulated('router and experts in one', (cuda) => {
   });
 
   test.each([
-    ['float32', 1, 'topK', 5],
-    ['float32', 9, 'threshold', 0.5],
-    ['float32', 70, 'topK', 3],
-    ['float32', 4, 'cumulativeShare', 0.7],
-    ['float16', 5, 'topK', 12],
-    ['int8', 3, 'topK', 4],
-  ] as const)('in %s with %d rows by %s %d', (storage, rows, rule, value) => {
-    const { dIn, dOut, experts, expertSize, activation } = fixed;
-    const { x, ffn } = randomLayer({ ...fixed, rows });
-    const width = 24;
-    const random = new Random(rows);
-    // Weights that 16 bits hold exactly: norms differ from float64's by less than they do from each other.
-    const coarse = (count: number) =>
-      Float64Array.from({ length: count }, () => Math.round(random.normal() * 16) / 16);
-    const router = { hidden: coarse(width * dIn), output: coarse(experts * width) };
-    const norms = Float64Array.from({ length: rows * experts }, (_, i) => {
-      const [r, e] = [Math.floor(i / experts), i % experts];
-      let norm = 0;
-      for (let j = 0; j < width; j++) {
-        let sum = 0;
-        for (let k = 0; k < dIn; k++)
-          sum += (router.hidden[j * dIn + k] as number) * (x[r * dIn + k] as number);
-        norm += (router.output[e * width + j] as number) * Math.max(0, sum);
-      }
-      return Math.abs(norm);
-    });
-    const selection = referenceSelectExperts(norms, experts, { rule, value });
-    const actual = withExperts(
-      ffn,
-      (packed) => {
-        const routers = tf.engine().runKernel<tf.Tensor[]>(
-          'PackRouter',
-          {
-            hidden: matrix(router.hidden, width, dIn),
-            output: matrix(router.output, experts, width),
-          },
-          { storage },
-        );
-        const named = Object.fromEntries(routers.map((tensor, i) => [`router${i}`, tensor]));
-        const out = tf
-          .engine()
-          .runKernel<tf.Tensor>(
-            'RoutedExperts',
-            { x: matrix(x, rows, dIn), ...named, ...packed.tensors },
-            { activation, expertSize, dOut, storage, rule, value },
+    ['float32', 1, 12, 'topK', 5],
+    ['float32', 9, 12, 'threshold', 0.5],
+    ['float32', 70, 12, 'topK', 3],
+    ['float32', 4, 12, 'cumulativeShare', 0.7],
+    ['float16', 1, 37, 'topK', 8],
+    ['float16', 1, 150, 'topK', 40],
+    ['float16', 2, 33, 'topK', 3],
+    ['float16', 1, 37, 'threshold', 0.5],
+    ['float16', 5, 12, 'topK', 12],
+    ['int8', 1, 150, 'cumulativeShare', 0.6],
+    ['int8', 3, 12, 'topK', 4],
+  ] as const)(
+    'in %s with %d rows of %d experts by %s %d',
+    (storage, rows, experts, rule, value) => {
+      const { dIn, dOut, expertSize, activation } = fixed;
+      const { x, ffn } = randomLayer({ ...fixed, experts, rows });
+      const width = 24;
+      const random = new Random(rows);
+      // Weights that 16 bits hold exactly: norms differ from float64's by less than they do from each other.
+      const coarse = (count: number) =>
+        Float64Array.from({ length: count }, () => Math.round(random.normal() * 16) / 16);
+      const router = { hidden: coarse(width * dIn), output: coarse(experts * width) };
+      const norms = Float64Array.from({ length: rows * experts }, (_, i) => {
+        const [r, e] = [Math.floor(i / experts), i % experts];
+        let norm = 0;
+        for (let j = 0; j < width; j++) {
+          let sum = 0;
+          for (let k = 0; k < dIn; k++)
+            sum += (router.hidden[j * dIn + k] as number) * (x[r * dIn + k] as number);
+          norm += (router.output[e * width + j] as number) * Math.max(0, sum);
+        }
+        return Math.abs(norm);
+      });
+      const selection = referenceSelectExperts(norms, experts, { rule, value });
+      const actual = withExperts(
+        ffn,
+        (packed) => {
+          const routers = tf.engine().runKernel<tf.Tensor[]>(
+            'PackRouter',
+            {
+              hidden: matrix(router.hidden, width, dIn),
+              output: matrix(router.output, experts, width),
+            },
+            { storage },
           );
-        return out.dataSync();
-      },
-      storage,
-    );
-    const expected = referenceDynamicKExperts(x, selection, ffn);
-    const bars = { float32: 1e-5, float16: 2e-3, int8: 3e-2 };
-    expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars[storage]);
-  });
+          const named = Object.fromEntries(routers.map((tensor, i) => [`router${i}`, tensor]));
+          const out = tf
+            .engine()
+            .runKernel<tf.Tensor>(
+              'RoutedExperts',
+              { x: matrix(x, rows, dIn), ...named, ...packed.tensors },
+              { activation, expertSize, dOut, storage, rule, value },
+            );
+          return out.dataSync();
+        },
+        storage,
+      );
+      const expected = referenceDynamicKExperts(x, selection, ffn);
+      const bars = { float32: 1e-5, float16: 2e-3, int8: 3e-2 };
+      expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars[storage]);
+    },
+  );
 });
