@@ -4,22 +4,13 @@ import '@tensorflow/tfjs-backend-cpu';
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { bf16Bits, ofBf16 } from '../testing/bf16.js';
 import { emulated } from '../testing/emulated.js';
 import { kernel } from './launch.js';
 
 const toBf16 = kernel('convert', 'convert_f32_to_bf16', 'p p l');
 
-/** float32 rounded to bf16, to nearest even, as bits. */
-function bf16Bits(value: number): number {
-  const bits = new Uint32Array(new Float32Array([value]).buffer)[0] ?? 0;
-  const lower = bits & 0xffff;
-  const upper = bits >>> 16;
-  return lower > 0x8000 || (lower === 0x8000 && (upper & 1) === 1) ? upper + 1 : upper;
-}
-
 const filled = (size: number, value: number) => tf.tensor1d(new Float32Array(size).fill(value));
-
-const ofBf16 = (bits: number) => new Float32Array(new Uint32Array([bits << 16]).buffer)[0];
 
 emulated('the backend', (cuda) => {
   let before = tf.memory();
