@@ -148,12 +148,9 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
       float sum[128];
 #pragma unroll
       for (int i = 0; i < 128; i++) sum[i] = 0.0f;
-      unsigned before = 0;
-      for (int step = 0; step < steps; step++) {
-        hopper_wait(ring.full(), ring.phase);
+      hopper_products(ring, steps, [&](int step) {
         const unsigned a = base + ring.slot * EXPERTS_MASKED_STAGE;
         const unsigned long long left = hopper_descriptor(a + first_row * 128, 0), right = hopper_descriptor(a + EXPERTS_MASKED_A, 8192);
-        hopper_wgmma_fence();
 #pragma unroll
         for (int s = 0; s < 4; s++) {
           if constexpr (KIND == EXPERTS_DOWN)
@@ -169,13 +166,7 @@ __device__ __forceinline__ void experts_masked(const hopper_map *map_a, const ho
             if (size % 2 == 0) look_up(f, in_tile, column0, keep);
           }
         }
-        hopper_wgmma_wait<1>();
-        if (step > 0 && lane == 0) hopper_arrive(before);
-        before = ring.empty();
-        ring.next();
-      }
-      hopper_wgmma_wait<0>();
-      if (lane == 0) hopper_arrive(before);
+      });
       hopper_settled(sum);
 
       unsigned words3[2][3];

@@ -312,3 +312,21 @@ template <int SLOTS> struct hopper_ring {
     for (int i = 0; i < SLOTS; i++) hopper_init(barriers + i * 8, full_arrivals), hopper_init(barriers + (SLOTS + i) * 8, empty_arrivals);
   }
 };
+
+// Products of `steps` slots of a ring by a warpgroup: `multiply` asks for those of step `step` of the slot at hand, which
+// run while the next ones are asked for; a slot goes back to its copies once its own are over.
+template <int SLOTS, typename F> __device__ __forceinline__ void hopper_products(hopper_ring<SLOTS> &ring, int steps, F multiply) {
+  const bool tells = threadIdx.x % 32 == 0;
+  unsigned before = 0;
+  for (int step = 0; step < steps; step++) {
+    hopper_wait(ring.full(), ring.phase);
+    hopper_wgmma_fence();
+    multiply(step);
+    hopper_wgmma_wait<1>();
+    if (step > 0 && tells) hopper_arrive(before);
+    before = ring.empty();
+    ring.next();
+  }
+  hopper_wgmma_wait<0>();
+  if (tells) hopper_arrive(before);
+}

@@ -92,24 +92,14 @@ __device__ __forceinline__ void products_hopper(const hopper_map &map_a, const h
       work.at(index, split, item, row0, column0);
       const int steps = min(all_steps, (split + 1) * per_split) - split * per_split;
       float sum[BN / 2];
-      unsigned before = 0;  // barrier of the stage that is read
-      for (int step = 0; step < steps; step++) {
-        hopper_wait(ring.full(), ring.phase);
+      hopper_products(ring, steps, [&](int step) {
         const unsigned a = base + ring.slot * STAGE + consumer * PRODUCTS_BOX, b = base + ring.slot * STAGE + A_BYTES;
         const unsigned long long left = hopper_descriptor(a, PRODUCTS_BOX), right = hopper_descriptor(b, PRODUCTS_BOX);
-        hopper_wgmma_fence();
 #pragma unroll
         for (int s = 0; s < PRODUCTS_BK / 16; s++)
           hopper_wgmma<bf16, TA ? 1 : 0, TB ? 0 : 1>(sum, left + s * STEP_A, right + s * STEP_B, s > 0 || step > 0);
         hopper_wgmma_commit();
-        // One step may still be running; the one before it is over, and its stage free.
-        hopper_wgmma_wait<1>();
-        if (step > 0 && lane == 0) hopper_arrive(before);
-        before = ring.empty();
-        ring.next();
-      }
-      hopper_wgmma_wait<0>();
-      if (lane == 0) hopper_arrive(before);
+      });
 
       // A warp puts 16 rows of 128 bytes at a time into shared memory, pieces exchanged by row so that no two lanes meet
       // in a bank, and writes them from there in whole 128-byte lines.
