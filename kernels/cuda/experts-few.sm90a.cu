@@ -133,21 +133,12 @@ template <int ROWS> struct few_list {
   int base;     // selected ones before the first
   int through;  // selected ones before it and in the words up to this lane's
 
-  __device__ __forceinline__ void read(const unsigned char *selection, int count, int n) {
+  // `word` gives a row's.
+  template <typename F> __device__ __forceinline__ void read(int count, F word) {
     any = 0;
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-      rows[r] = r < count ? few_word(selection + (long long)r * n, n, first) : 0;
-      any |= rows[r];
-    }
-  }
-  // The same from a router's choice of up to 1,024 experts.
-  __device__ __forceinline__ void read(const unsigned *words, int count, int n) {
-    const int per_row = (n + 31) / 32, lane = threadIdx.x % 32;
-    any = 0;
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-      rows[r] = r < count && lane < per_row ? words[r * per_row + lane] : 0;
+      rows[r] = r < count ? word(r) : 0;
       any |= rows[r];
     }
   }
@@ -382,7 +373,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   // ---- The selection, where it is given, and x: both on their way at once ----
   few_list<ROWS> list;
   list.first = list.base = 0;
-  if (!routes && a.stages & EXPERTS) list.read(a.selection, rows, n);
+  auto read_selection = [&] { list.read(rows, [&](int r) { return few_word(a.selection + (long long)r * n, n, list.first); }); };
+  if (!routes && a.stages & EXPERTS) read_selection();
   few_x x;
   x.load(a, whole, x_row, x_column * 8);
   auto finish_x = [&] {
@@ -491,7 +483,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       few_select<THREADS>(norms, norms_pitch, rows, n, a.rule, a.value, chosen);
       __syncthreads();
       STAMP(4);
-      list.read(chosen, rows, n);
+      // A router has no more experts than the list.
+      const int words = (n + 31) / 32;
+      list.read(rows, [&](int r) { return lane < words ? chosen[r * words + lane] : 0u; });
       // The weights come to where the choice was read.
       hopper_proxy_fence();
       __syncthreads();
@@ -505,11 +499,11 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     if (n > 1024) {
       for (list.first = 1024; list.first < n; list.first += 1024) {
         list.base = experts;
-        list.read(a.selection, rows, n), list.scan(n);
+        read_selection(), list.scan(n);
         experts = list.end();
       }
       list.first = list.base = 0;
-      list.read(a.selection, rows, n), list.scan(n);
+      read_selection(), list.scan(n);
     }
     const int selected = experts * size, run = few_divide(selected + (int)gridDim.x - 1, per_blocks);
     const int lo = min((int)blockIdx.x * run, selected), count = min(run, selected - lo);
@@ -526,7 +520,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       neuron m;
       const int rank = few_divide(lo + place, per_size);
       if (n > 1024)
-        while (rank >= list.end()) list.base = list.end(), list.first += 1024, list.read(a.selection, rows, n), list.scan(n);
+        while (rank >= list.end()) list.base = list.end(), list.first += 1024, read_selection(), list.scan(n);
       m.at = (long long)list.find(rank, m.wanted) * size + (lo + place - rank * size);
       return m;
     };

@@ -26,7 +26,7 @@ template <int WIDTH> struct experts_many_rings {
 typedef hopper_ring<1> experts_ring_facts;
 typedef hopper_ring<2> experts_ring_tiles;
 // Room for the barriers of most slots: of weights, of rows twice, of facts and of tiles.
-constexpr int EXPERTS_MANY_BARRIERS = 16 * (4 + 2 * 6 + 1 + 2);
+constexpr int EXPERTS_MANY_BARRIERS = 16 * (experts_many_rings<64>::SLOTS_B + 2 * experts_many_rings<64>::SLOTS_A + 1 + 2);
 
 // Where results go. ADD: into the token's row, which holds the bias at first; with the bias, as the row, in tiles of rows
 // that have no other segment. STORE: a token's first segment becomes its row, others go to a list of rows of their own,
@@ -439,7 +439,7 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   }
 }
 static_assert(experts_many_rings<64>::BYTES == experts_many_rings<128>::BYTES, "one amount of shared memory");
-[[maybe_unused]] constexpr int EXPERTS_MANY_SHARED = experts_many_rings<128>::BYTES + EXPERTS_MANY_BARRIERS + 2 * 16 + (int)sizeof(experts_many_facts);
+[[maybe_unused]] constexpr int EXPERTS_MANY_SHARED = experts_many_rings<128>::BYTES + EXPERTS_MANY_BARRIERS + 2 * (int)sizeof(int4) + (int)sizeof(experts_many_facts);
 
 #define EXPERTS_MANY(NAME, T, WIDTH, GATED)                                                                              \
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                   \

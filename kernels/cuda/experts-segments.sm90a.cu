@@ -98,7 +98,8 @@ __device__ __forceinline__ void experts_segments_fill(int begin, int end, F take
 // begin, chunk by chunk, how many tiles there are, and where each bin of the table begins. `counts` and the block counter
 // behind it are zero on entry. Blocks beyond shares.blocks fill the second half of `out`.
 //   selection [rows, experts], mask [rows, words], codes [segments, rows], counts [counters] + 1,
-//   offsets [blocks, kinds], begins [counters] + 1, bins [EXPERTS_BINS], header: the number of tiles, and 0 for how many are taken
+//   offsets [blocks, kinds], begins [counters] + 1, bins [EXPERTS_BINS],
+//   header: the number of tiles, and 0 for how many are taken
 template <typename T>
 __device__ __forceinline__ void experts_segments_count(const unsigned char *__restrict__ selection, unsigned *mask, int rows, int words,
                                                        const experts_units &units, int paired, int only_kinds, const experts_shares &shares,
@@ -159,26 +160,11 @@ __device__ __forceinline__ void experts_segments_count(const unsigned char *__re
   if (threadIdx.x == 0) begin_of[counters] = total;
   __syncthreads();
   for (int i = threadIdx.x; i <= counters; i += EXPERTS_THREADS) begins[i] = begin_of[i];
-  // A lane has a place: which of a kind's tiles experts_bin puts there follows from how many there are.
-  const int lane = threadIdx.x % 32;
-  static_assert(EXPERTS_PLACES == 32, "a lane a place");
-  int placed = 0, only_pairs = 0, only_singles = 0, small_pairs = 0, small_singles = 0;
-  for (int i = threadIdx.x / 32; i < kinds.count; i += EXPERTS_THREADS / 32) {
+  // Eight threads a kind: the greatest have a hundred tiles.
+  for (int i = threadIdx.x / 8; i < kinds.count; i += EXPERTS_THREADS / 8) {
     const int n = begin_of[kinds.counter(i + 1, 0)] - begin_of[kinds.counter(i, 0)];
-    const int tiles = (n + EXPERTS_TILE_ROWS - 1) / EXPERTS_TILE_ROWS, left = n - (tiles - 1) * EXPERTS_TILE_ROWS;
-    const int is_small = n > 0 && left <= EXPERTS_TILE_ROWS / 2, single = kinds.single(i);
-    if (kinds.only(i)) {
-      (single ? only_singles : only_pairs) += tiles - is_small;
-    } else {
-      const int first = (lane * tiles + EXPERTS_PLACES / 2 - 1) / EXPERTS_PLACES, end = ((lane + 1) * tiles + EXPERTS_PLACES / 2 - 1) / EXPERTS_PLACES;
-      placed += end - first - (is_small && first < tiles && end == tiles);
-    }
-    (single ? small_singles : small_pairs) += is_small;
-  }
-  atomicAdd(in_bin + 2 + lane, placed);
-  if (lane < 2) {
-    atomicAdd(in_bin + lane, lane ? only_singles : only_pairs);
-    atomicAdd(in_bin + 2 + EXPERTS_PLACES + lane, lane ? small_singles : small_pairs);
+    for (int tile = threadIdx.x % 8; tile * EXPERTS_TILE_ROWS < n; tile += 8)
+      atomicAdd(in_bin + experts_bin(kinds.only(i), kinds.single(i), n, tile), 1);
   }
   __syncthreads();
   const int mine = threadIdx.x < EXPERTS_BINS ? in_bin[threadIdx.x] : 0, begin = experts_before(mine, shared, total);
@@ -200,8 +186,8 @@ EXPERTS_SEGMENTS_COUNT(experts_segments_count_f16, __half)
 
 // The rows themselves, kind by kind: token + rows · (number of the segment within its token), or where `out` is given,
 // the token. And the tiles: where the tile's rows begin, how many (and EXPERTS_ONLY), its units. Blocks beyond
-// shares.blocks fill the first half of `out`, which the first tiles then find in the L2 cache, or with `only_kinds`, all rows but those of only segments, for which the
-// first block rounds the bias to `bias16`.
+// shares.blocks fill the first half of `out`, which the first tiles then find in the L2 cache, or with `only_kinds`, all
+// rows but those of only segments, for which the first block rounds the bias to `bias16`.
 template <typename T>
 __device__ __forceinline__ void experts_segments_place(int rows, const experts_units &units, int paired, int only_kinds,
                                                        const experts_shares &shares, int segments,

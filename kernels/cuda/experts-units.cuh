@@ -55,13 +55,11 @@ struct experts_units {
   }
   // Calls `each` with the units that a token runs, in order.
   template <typename F> __device__ __forceinline__ void visit(const unsigned *mask, int words, F each) const {
-    // Nearly always a power of two, by which there is a shift in place of a division for every bit.
-    const int shift = (per_unit & (per_unit - 1)) == 0 ? __ffs(per_unit) - 1 : -1;
     int last = -1;
     for (int word = 0; word < words; word++) {
       for (unsigned bits = mask[word]; bits != 0; bits &= bits - 1) {
         const int expert = word * 32 + __ffs(bits) - 1;
-        const int unit = (shift >= 0 ? expert >> shift : expert / per_unit) * parts;
+        const int unit = expert / per_unit * parts;
         if (unit == last) continue;
         last = unit;
         for (int part = 0; part < parts; part++) each(unit + part);
