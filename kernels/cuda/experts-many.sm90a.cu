@@ -38,10 +38,10 @@ struct experts_many_call {
   const void *x;
   const int4 *tiles;
   const unsigned *list;
-  int *header;  // how many tiles there are; how many were taken beyond the first of each block
+  int *header;  // of the table of tiles
   const unsigned *mask;
   const float *up_bias, *gate_bias;
-  const void *bias;  // [d_out] in 16 bits, for tiles of rows that have no other segment
+  const void *bias;  // [d_out] in 16 bits
   void *out, *others;
   int rows, d, pitch, d_out, words;
   experts_units units;
@@ -273,7 +273,7 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
   hopper_launch_next();
   hopper_wait_launch();
 
-  const int tiles = *call.header, steps = (call.d + 63) / 64;
+  const int tiles = call.header[EXPERTS_TILES], steps = (call.d + 63) / 64;
   // The tile that the first thread has taken next, for a warp of those that look things up.
   auto next_tile = [&] {
     hopper_wait(tiles_ring.full(), tiles_ring.phase);
@@ -312,7 +312,7 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
         // The next tile is taken late, so that no block has one left when others have none; memory has its time to answer.
         int next = 0;
         for (int column = 0; column < columns; column += EXPERTS_MANY_COLUMNS) {
-          if (column == 0) next = gridDim.x + atomicAdd(call.header + 1, 1);
+          if (column == 0) next = gridDim.x + atomicAdd(call.header + EXPERTS_TAKEN, 1);
           if (column == EXPERTS_MANY_COLUMNS) tile = tile_at(next);
           for (int k0 = 0; k0 < units * WIDTH; k0 += 128) {
             const unsigned to = b_base + b_ring.slot * EXPERTS_MANY_B;

@@ -1,5 +1,6 @@
-// Groups the rows of a masked batch by the units that they run, for experts-many: a counting sort whose counts, places
-// and tiles stay on the device. A kind's rows are cut into tiles of 128.
+// Groups the rows of a masked batch by the units that they run, for experts-many: a counting sort in one launch, whose
+// counts, places and tiles stay on the device. A kind's rows are cut into tiles of 128.
+#include "counters.cuh"
 #include "experts-units.cuh"
 #include "hopper.cuh"
 
@@ -33,9 +34,10 @@ template <typename Get, typename Put> __device__ __forceinline__ void experts_ea
   }
 }
 
-// How the work is shared out: `blocks` blocks have a range of rows each; `chunks` ranges of blocks are counted apart, so
-// that a kind's rows come in the order of the batch, roughly. What is near in time is then near in memory: tiles of all
-// kinds whose rows are of the same part of the batch are worked on together.
+// How the work is shared out: `blocks` blocks have a range of rows each; `chunks` ranges of blocks, a multiple of four, are
+// counted apart, so that a kind's rows come in the order of the batch, roughly. What is near in time is then near in
+// memory: tiles of all kinds whose rows are of the same part of the batch are worked on together.
+constexpr int EXPERTS_MOST_CHUNKS = 16;
 struct experts_shares {
   int blocks, chunks;
   __device__ __forceinline__ int chunk(int block) const { return (int)((long long)block * chunks / blocks); }
@@ -44,25 +46,30 @@ struct experts_shares {
 // Kinds of segments: pairs of units, single units, then with `only_kinds`, the same again for rows that have no other
 // segment: their results are stored and not added. Those need no chunks: nothing else comes to their rows.
 struct experts_kinds {
-  int units, pairs, all, chunks, count;
-  __device__ __forceinline__ experts_kinds(const experts_units &u, int paired, int only_kinds, int chunks)
-      : units(u.count()), pairs(experts_pairs(units, paired)), all(pairs + units), chunks(chunks), count(only_kinds ? 2 * all : all) {}
+  experts_pairing pairing;
+  int all, chunks, count;
+  __device__ __forceinline__ experts_kinds(int units, int pools, int only_kinds, int chunks)
+      : pairing(units, pools), all(pairing.pairs + units), chunks(chunks), count(only_kinds ? 2 * all : all) {}
   // Where a kind's rows of a chunk are counted, the kinds being one after the other.
   __device__ __forceinline__ int counter(int kind, int chunk) const { return kind < all ? kind * chunks + chunk : all * chunks + kind - all; }
   __device__ __forceinline__ int counters() const { return counter(count, 0); }
   __device__ __forceinline__ bool only(int kind) const { return kind >= all; }
-  // Its pair of units, or behind all of these, its unit.
+  // Its kind of units.
   __device__ __forceinline__ int group(int kind) const { return only(kind) ? kind - all : kind; }
-  __device__ __forceinline__ bool single(int kind) const { return group(kind) >= pairs; }
+  __device__ __forceinline__ bool single(int kind) const { return group(kind) >= pairing.pairs; }
 };
 
 // The bins that the table of tiles is sorted by: only segments; how far down its kind a tile lies; and last those that
-// have rows for one warpgroup only. Pairs before single units.
+// have rows for one warpgroup only. Pairs before single units. A kind's tiles go through the bins in their order.
 constexpr int EXPERTS_PLACES = 32, EXPERTS_BINS = 2 + EXPERTS_PLACES + 2;
-__device__ __forceinline__ int experts_bin(bool only, bool single, int rows, int tile) {
-  const int tiles = (rows + EXPERTS_TILE_ROWS - 1) / EXPERTS_TILE_ROWS, left = rows - tile * EXPERTS_TILE_ROWS;
-  if (left <= EXPERTS_TILE_ROWS / 2) return 2 + EXPERTS_PLACES + single;
-  return only ? single : 2 + (2 * tile + 1) * EXPERTS_PLACES / (2 * tiles);
+// How many tiles of a kind of so many rows lie in bins before this one.
+__device__ __forceinline__ int experts_tiles_before(int bin, bool only, bool single, int rows) {
+  const int tiles = (rows + EXPERTS_TILE_ROWS - 1) / EXPERTS_TILE_ROWS, left = rows - (tiles - 1) * EXPERTS_TILE_ROWS;
+  if (bin > 2 + EXPERTS_PLACES + single) return tiles;
+  const int wide = tiles - (left <= EXPERTS_TILE_ROWS / 2);
+  if (only) return bin > single ? max(0, wide) : 0;
+  // Tile t of n has its middle, t + 1/2, in the place (2 t + 1) · PLACES / (2 n).
+  return bin < 2 ? 0 : min(max(0, wide), ((bin - 2) * tiles + EXPERTS_PLACES / 2 - 1) / EXPERTS_PLACES);
 }
 
 // What becomes of a row's segment: its kind in the low bits, its number among the block's rows of that kind above.
@@ -70,194 +77,227 @@ constexpr int EXPERTS_KIND_BITS = 13;
 constexpr unsigned EXPERTS_NO_SEGMENT = 0xffffffff;
 __device__ __forceinline__ int experts_kind(unsigned code) { return code & ((1u << EXPERTS_KIND_BITS) - 1); }
 
-// The bias to the rows from `begin` to `end` of `out` that `takes` says, by the blocks from `block` on. A warp has 512
-// bytes of bias in registers and goes down the rows with them, so that nothing but stores is under way.
-constexpr int EXPERTS_FILL_ROWS = 8;
-template <typename T, typename F>
-__device__ __forceinline__ void experts_segments_fill(int begin, int end, F takes, T *__restrict__ out,
-                                                      const float *__restrict__ bias, int d_out, int block) {
-  const int pieces = d_out / 8, warps = (gridDim.x - (blockIdx.x - block)) * (EXPERTS_THREADS / 32), lane = threadIdx.x % 32;
-  const int first = begin + (block * (EXPERTS_THREADS / 32) + threadIdx.x / 32) * EXPERTS_FILL_ROWS;
-  for (int piece0 = 0; piece0 < pieces; piece0 += 32) {
-    const int piece = piece0 + lane;
-    __align__(16) T values[8];
+// What one launch does. Blocks of it wait for one another; where they run one after the other it takes two.
+enum { EXPERTS_GROUP_COUNT = 1, EXPERTS_GROUP_PLACE = 2 };
+
+struct experts_segments_call {
+  const unsigned char *selection;  // [rows, experts]
+  unsigned *mask;                  // [rows, words]: the same in bits
+  int rows, words;
+  experts_units units;
+  int pools, only_kinds;
+  experts_shares shares;
+  int segments;       // of a row, at most
+  unsigned *codes;    // [segments, rows]
+  int *counts;        // [counters] + 2: rows; blocks that have counted; those that have read. Zeros before and after
+  int *offsets;       // [blocks, kinds]
+  unsigned *list;     // the rows themselves, kind by kind
+  int4 *tiles;
+  int *header;        // how many tiles there are; 0 for how many are taken
+  const float *bias;  // [d_out]
+  void *bias16;       // [d_out]: the same, rounded
+  void *out;          // [rows, d_out] to be filled with the bias, or null
+  int d_out, stages;
+};
+
+// The bias of eight columns, rounded.
+template <typename T> __device__ __forceinline__ uint4 experts_bias16(const float *bias, int piece) {
+  __align__(16) T values[8];
 #pragma unroll
-    for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias && piece < pieces ? __ldg(bias + piece * 8 + e) : 0.0f);
-    const uint4 value = *reinterpret_cast<uint4 *>(values);
-    for (int row0 = first; row0 < end; row0 += warps * EXPERTS_FILL_ROWS) {
-      const int row = row0 + lane % EXPERTS_FILL_ROWS;
-      const unsigned taken = __ballot_sync(~0u, row < end && takes(row));
-#pragma unroll
-      for (int i = 0; i < EXPERTS_FILL_ROWS; i++)
-        if (taken >> i & 1 && piece < pieces) reinterpret_cast<uint4 *>(out)[(long long)(row0 + i) * pieces + piece] = value;
-    }
-  }
+  for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias ? __ldg(bias + piece * 8 + e) : 0.0f);
+  return *reinterpret_cast<uint4 *>(values);
 }
 
-// The selection's bits and rows of each kind by blocks, then by the last of these to finish: where each kind's rows
-// begin, chunk by chunk, how many tiles there are, and where each bin of the table begins. `counts` and the block counter
-// behind it are zero on entry. Blocks beyond shares.blocks fill the second half of `out`.
-//   selection [rows, experts], mask [rows, words], codes [segments, rows], counts [counters] + 1,
-//   offsets [blocks, kinds], begins [counters] + 1, bins [EXPERTS_BINS],
-//   header: the number of tiles, and 0 for how many are taken
-template <typename T>
-__device__ __forceinline__ void experts_segments_count(const unsigned char *__restrict__ selection, unsigned *mask, int rows, int words,
-                                                       const experts_units &units, int paired, int only_kinds, const experts_shares &shares,
-                                                       int segments, unsigned *codes, int *counts, int *offsets, int *begins, int *bins,
-                                                       int *header, T *out, const float *bias, int d_out) {
-  DYNAMIC_SHARED(int, shared);
-  const int block = blockIdx.x, blocks = shares.blocks, chunk = shares.chunk(block);
-  hopper_launch_next();
-  if (block >= blocks) return experts_segments_fill(rows / 2, rows, [](int) { return true; }, out, bias, d_out, block - blocks);
-  const experts_kinds kinds(units, paired, only_kinds, shares.chunks);
-  const int counters = kinds.counters();
-  int *histogram = shared + 96;
-  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) histogram[i] = 0;
+// The bias to all rows of `out`, the last ones first, by the `number`-th of `blocks` blocks: the copy engine writes rows as
+// they lie in shared memory. Ordinary stores would stand in the way of those of blocks that count.
+__host__ __device__ constexpr int experts_segments_image_rows(int d_out) { return d_out * 2 > 16384 ? 1 : 16384 / (d_out * 2); }
+template <typename T> __device__ __forceinline__ void experts_segments_fill(const experts_segments_call &call, uint4 *image, int number, int blocks) {
+  const int pieces = call.d_out / 8, rows = experts_segments_image_rows(call.d_out);
+  for (int i = threadIdx.x; i < rows * pieces; i += EXPERTS_THREADS) image[i] = experts_bias16<T>(call.bias, i % pieces);
+  hopper_proxy_fence();
   __syncthreads();
-  const int per_block = (rows + blocks - 1) / blocks, end = min(rows, (block + 1) * per_block);
-  for (int row = block * per_block + threadIdx.x; row < end; row += EXPERTS_THREADS) {
+  if (threadIdx.x != 0) return;
+  for (int i = (call.rows - 1) / rows - number; i >= 0; i -= blocks)
+    hopper_store(static_cast<uint4 *>(call.out) + (long long)i * rows * pieces, hopper_address(image), min(rows, call.rows - i * rows) * pieces * 16);
+  hopper_stores_commit();
+  hopper_stores_written();
+}
+
+// The selection's bits, each row's kinds in `codes`, and how many rows the block has of a kind. These are added to the
+// kinds' counters; what was there before is where the block's rows begin in the kind's rows of the chunk.
+__device__ __forceinline__ void experts_segments_count(const experts_segments_call &call, const experts_kinds &kinds, int begin, int end, int *histogram) {
+  const int rows = call.rows, words = call.words, block = blockIdx.x, chunk = call.shares.chunk(block);
+  for (int row = begin + threadIdx.x; row < end; row += EXPERTS_THREADS) {
+    unsigned *code = call.codes + row;
     int number = 0, held = -1;
-    auto put = [&](int kind) { codes[(long long)number++ * rows + row] = kind | atomicAdd(histogram + kind, 1) << EXPERTS_KIND_BITS; };
-    for (int word = 0; word < words; word++) mask[(long long)row * words + word] = experts_selected(selection, row, units.experts, word * 32);
-    units.segments(mask + (long long)row * words, words, paired, [&](int a, int b, int) {
-      const int kind = experts_group(a, b, kinds.pairs);
+    auto put = [&](int kind) {
+      *code = kind | atomicAdd(histogram + kind, 1) << EXPERTS_KIND_BITS;
+      code += rows, number++;
+    };
+    auto word = [&](int i) { return call.mask[(long long)row * words + i] = experts_selected(call.selection, row, call.units.experts, i * 32); };
+    kinds.pairing.segments([&](int i) { return call.units.bits(word, words, i); }, [&](int kind) {
       // The first waits for whether there is another.
-      if (only_kinds && number == 0 && held < 0) return void(held = kind);
+      if (call.only_kinds && number == 0 && held < 0) return void(held = kind);
       if (held >= 0) put(held), held = -1;
       put(kind);
     });
     if (held >= 0) put(kinds.all + held);
-    if (number < segments) codes[(long long)number * rows + row] = EXPERTS_NO_SEGMENT;
+    if (number < call.segments) *code = EXPERTS_NO_SEGMENT;
   }
   __syncthreads();
   experts_each(
-      kinds.count, [&](int i) { return histogram[i] > 0 ? atomicAdd(counts + kinds.counter(i, chunk), histogram[i]) : 0; },
-      [&](int i, int at) { offsets[block * kinds.count + i] = at; });
-  __threadfence();
+      kinds.count, [&](int i) { return histogram[i] > 0 ? atomicAdd(call.counts + kinds.counter(i, chunk), histogram[i]) : 0; },
+      [&](int i, int at) { call.offsets[block * kinds.count + i] = at; });
   __syncthreads();
-  if (threadIdx.x == 0) shared[95] = atomicAdd(counts + counters, 1);
-  __syncthreads();
-  if (shared[95] != blocks - 1) return;
-
-  __threadfence();
-  int *in_bin = shared + 8;
-  if (threadIdx.x < EXPERTS_BINS) in_bin[threadIdx.x] = 0;
-  // Odd, so that no two threads of a warp read the same bank.
-  const int per_thread = (counters + EXPERTS_THREADS - 1) / EXPERTS_THREADS | 1;
-  const int from = min(counters, (int)threadIdx.x * per_thread), to = min(counters, from + per_thread);
-  // Through shared memory: one block's reads of memory one after the other would take longer than all of the counting.
-  int *begin_of = histogram;
-  experts_each(counters, [&](int i) { return __ldcg(counts + i); }, [&](int i, int n) { begin_of[i] = n; });
-  __syncthreads();
-  int sum = 0, total;
-  for (int i = from; i < to; i++) sum += begin_of[i];
-  int at = experts_before(sum, shared, total);
-  for (int i = from; i < to; i++) {
-    const int n = begin_of[i];
-    begin_of[i] = at;
-    at += n;
-  }
-  if (threadIdx.x == 0) begin_of[counters] = total;
-  __syncthreads();
-  for (int i = threadIdx.x; i <= counters; i += EXPERTS_THREADS) begins[i] = begin_of[i];
-  // Eight threads a kind: the greatest have a hundred tiles.
-  for (int i = threadIdx.x / 8; i < kinds.count; i += EXPERTS_THREADS / 8) {
-    const int n = begin_of[kinds.counter(i + 1, 0)] - begin_of[kinds.counter(i, 0)];
-    for (int tile = threadIdx.x % 8; tile * EXPERTS_TILE_ROWS < n; tile += 8)
-      atomicAdd(in_bin + experts_bin(kinds.only(i), kinds.single(i), n, tile), 1);
-  }
-  __syncthreads();
-  const int mine = threadIdx.x < EXPERTS_BINS ? in_bin[threadIdx.x] : 0, begin = experts_before(mine, shared, total);
-  if (threadIdx.x < EXPERTS_BINS) bins[threadIdx.x] = begin;
-  if (threadIdx.x == 0) header[0] = total, header[1] = 0;
+  if (threadIdx.x == 0) count_release((unsigned *)call.counts + kinds.counters(), 1);
 }
 
-#define EXPERTS_SEGMENTS_COUNT(NAME, T)                                                                                 \
-  extern "C" __global__ void __launch_bounds__(256)                                                                     \
-      NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit,    \
-           int parts, int width, int paired, int only_kinds, int blocks, int chunks, int segments, unsigned *codes,     \
-           int *counts, int *offsets, int *begins, int *bins, int *header, T *out, const float *bias, int d_out) {      \
-    experts_segments_count<T>(selection, mask, rows, words, {experts, size, per_unit, parts, width}, paired, only_kinds, \
-                              {blocks, chunks}, segments, codes, counts, offsets, begins, bins, header, out, bias,      \
-                              d_out);                                                                                   \
+// Where the rows of each kind begin that are of a chunk, in `begins`, and behind the last kind their number.
+__device__ __forceinline__ void experts_segments_begins(const experts_segments_call &call, const experts_kinds &kinds, int chunk, int *begins, int *shared) {
+  int so_far = 0;
+  for (int i0 = threadIdx.x; i0 - (int)threadIdx.x < kinds.count; i0 += 2 * EXPERTS_THREADS) {
+    int before[2] = {}, all[2] = {};
+    // All blocks read the same few lines: four counters at a time, for the L2 cache's sake, and all before the first is used.
+#pragma unroll
+    for (int u = 0; u < 2; u++) {
+      const int i = i0 + u * EXPERTS_THREADS;
+      const int *counts = call.counts + kinds.counter(i, 0);
+      if (i < kinds.count && kinds.only(i)) all[u] = __ldcg(counts);
+#pragma unroll
+      for (int c = 0; c < EXPERTS_MOST_CHUNKS; c += 4) {
+        const int4 v = i < kinds.all && c < kinds.chunks ? __ldcg(reinterpret_cast<const int4 *>(counts + c)) : make_int4(0, 0, 0, 0);
+        before[u] += (c < chunk ? v.x : 0) + (c + 1 < chunk ? v.y : 0) + (c + 2 < chunk ? v.z : 0) + (c + 3 < chunk ? v.w : 0);
+        all[u] += v.x + v.y + v.z + v.w;
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < 2; u++) {
+      const int i = i0 + u * EXPERTS_THREADS;
+      int total;
+      const int begin = so_far + experts_before(all[u], shared, total);
+      if (i < kinds.count) begins[i] = begin + before[u];
+      so_far += total;
+    }
   }
-EXPERTS_SEGMENTS_COUNT(experts_segments_count_bf16, bf16)
-EXPERTS_SEGMENTS_COUNT(experts_segments_count_f16, __half)
-
-// The rows themselves, kind by kind: token + rows · (number of the segment within its token), or where `out` is given,
-// the token. And the tiles: where the tile's rows begin, how many (and EXPERTS_ONLY), its units. Blocks beyond
-// shares.blocks fill the first half of `out`, which the first tiles then find in the L2 cache, or with `only_kinds`, all
-// rows but those of only segments, for which the first block rounds the bias to `bias16`.
-template <typename T>
-__device__ __forceinline__ void experts_segments_place(int rows, const experts_units &units, int paired, int only_kinds,
-                                                       const experts_shares &shares, int segments,
-                                                       const unsigned *__restrict__ codes, const int *__restrict__ offsets,
-                                                       const int *__restrict__ begins, int *bins,
-                                                       unsigned *__restrict__ list, int4 *__restrict__ tiles, T *out,
-                                                       const float *bias, T *bias16, int d_out) {
-  DYNAMIC_SHARED(int, shared);
-  const int block = blockIdx.x;
-  hopper_launch_next();
-  hopper_wait_launch();
-  const experts_kinds kinds(units, paired, only_kinds, shares.chunks);
-  if (block >= shares.blocks) {
-    auto takes = [&](int row) { return !only_kinds || codes[row] == EXPERTS_NO_SEGMENT || !kinds.only(experts_kind(codes[row])); };
-    return experts_segments_fill(0, only_kinds ? rows : rows / 2, takes, out, bias, d_out, block - shares.blocks);
-  }
-  if (only_kinds && block == 0)
-    for (int i = threadIdx.x; i < d_out; i += EXPERTS_THREADS) bias16[i] = from_float<T>(bias ? bias[i] : 0.0f);
-  const int chunk = shares.chunk(block);
-  experts_each(
-      kinds.count, [&](int i) { return begins[kinds.counter(i, chunk)] + offsets[block * kinds.count + i]; },
-      [&](int i, int begin) { shared[i] = begin; });
+  if (threadIdx.x == 0) begins[kinds.count] = so_far;
   __syncthreads();
-  const int per_block = (rows + shares.blocks - 1) / shares.blocks, end = min(rows, (block + 1) * per_block);
-  for (int row = block * per_block + threadIdx.x; row < end; row += EXPERTS_THREADS) {
+}
+
+// The block's rows to their places: token + rows · (number of the segment within its token), or where results are added,
+// the token. With `only_kinds`, rows that have more than an only segment get the bias.
+template <typename T>
+__device__ __forceinline__ void experts_segments_place(const experts_segments_call &call, const experts_kinds &kinds, int begin, int end, int *begins) {
+  const int rows = call.rows, lane = threadIdx.x % 32;
+  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) begins[i] += call.offsets[blockIdx.x * kinds.count + i];
+  __syncthreads();
+  for (int row0 = begin + (int)threadIdx.x - lane; row0 < end; row0 += EXPERTS_THREADS) {
+    const int row = row0 + lane;
     // Four at a time, which wait together; behind the last one lies nothing that counts.
-    for (int first = 0; first < segments; first += 4) {
+    bool more = row < end, is_added = false;
+    for (int first = 0; first < call.segments && more; first += 4) {
       unsigned four[4];
 #pragma unroll
-      for (int u = 0; u < 4; u++) four[u] = first + u < segments ? codes[(long long)(first + u) * rows + row] : EXPERTS_NO_SEGMENT;
-      bool more = true;
+      for (int u = 0; u < 4; u++) four[u] = first + u < call.segments ? call.codes[(long long)(first + u) * rows + row] : EXPERTS_NO_SEGMENT;
+      if (first == 0) is_added = four[0] == EXPERTS_NO_SEGMENT || !kinds.only(experts_kind(four[0]));
 #pragma unroll
       for (int u = 0; u < 4; u++) {
         more = more && four[u] != EXPERTS_NO_SEGMENT;
-        if (more) list[shared[experts_kind(four[u])] + (four[u] >> EXPERTS_KIND_BITS)] = row + (out ? 0 : first + u) * (unsigned)rows;
+        if (more) call.list[begins[experts_kind(four[u])] + (four[u] >> EXPERTS_KIND_BITS)] = row + (call.out ? 0 : first + u) * (unsigned)rows;
       }
-      if (!more) break;
     }
-  }
-  const int warps = shares.blocks * EXPERTS_THREADS / 32, lane = threadIdx.x % 32;
-  for (int i = (block * EXPERTS_THREADS + threadIdx.x) / 32; i < kinds.count; i += warps) {
-    const int begin = begins[kinds.counter(i, 0)], n = begins[kinds.counter(i + 1, 0)] - begin, group = kinds.group(i);
-    int a = group - kinds.pairs, b = -1;
-    if (!kinds.single(i)) {
-      b = (int)((1.0f + sqrtf(1.0f + 8.0f * group)) / 2.0f);
-      while (b * (b - 1) / 2 > group) b--;
-      while ((b + 1) * b / 2 <= group) b++;
-      a = group - b * (b - 1) / 2;
+    if (!call.only_kinds) continue;
+    for (unsigned added = __ballot_sync(~0u, is_added); added != 0; added &= added - 1) {
+      uint4 *to = static_cast<uint4 *>(call.out) + (long long)(row0 + __ffs(added) - 1) * (call.d_out / 8);
+      for (int piece = lane; piece < call.d_out / 8; piece += 32) to[piece] = experts_bias16<T>(call.bias, piece);
     }
-    for (int tile = lane; tile * EXPERTS_TILE_ROWS < n; tile += 32)
-      tiles[atomicAdd(bins + experts_bin(kinds.only(i), kinds.single(i), n, tile), 1)] =
-          make_int4(begin + tile * EXPERTS_TILE_ROWS, min(EXPERTS_TILE_ROWS, n - tile * EXPERTS_TILE_ROWS) | (kinds.only(i) ? EXPERTS_ONLY : 0), a, b);
   }
 }
-#define EXPERTS_SEGMENTS_PLACE(NAME, T)                                                                                 \
-  extern "C" __global__ void __launch_bounds__(256)                                                                     \
-      NAME(int rows, int experts, int size, int per_unit, int parts, int width, int paired, int only_kinds, int blocks, \
-           int chunks, int segments, const unsigned *codes, const int *offsets, const int *begins, int *bins,           \
-           unsigned *list, int4 *tiles, T *out, const float *bias, T *bias16, int d_out) {                              \
-    experts_segments_place<T>(rows, {experts, size, per_unit, parts, width}, paired, only_kinds, {blocks, chunks}, segments, \
-                              codes, offsets, begins, bins, list, tiles, out, bias, bias16, d_out);                     \
+
+// One bin of the table of tiles: where a tile's rows begin, how many (and EXPERTS_ONLY), its units. `begins` are those of
+// the first chunk.
+__device__ __forceinline__ void experts_segments_tiles(const experts_segments_call &call, const experts_kinds &kinds, int bin, const int *begins, int *shared) {
+  int before = 0, so_far = 0, total;
+  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) before += experts_tiles_before(bin, kinds.only(i), kinds.single(i), begins[i + 1] - begins[i]);
+  experts_before(before, shared, so_far);
+  for (int i0 = 0; i0 < kinds.count; i0 += EXPERTS_THREADS) {
+    const int i = i0 + (int)threadIdx.x;
+    int first = 0, last = 0, rows = 0;
+    if (i < kinds.count) {
+      rows = begins[i + 1] - begins[i];
+      first = experts_tiles_before(bin, kinds.only(i), kinds.single(i), rows), last = experts_tiles_before(bin + 1, kinds.only(i), kinds.single(i), rows);
+    }
+    int4 *to = call.tiles + so_far + experts_before(last - first, shared, total);
+    so_far += total;
+    if (first == last) continue;
+    int a, b;
+    kinds.pairing.units_of(kinds.group(i), a, b);
+    for (int tile = first; tile < last; tile++)
+      *to++ = make_int4(begins[i] + tile * EXPERTS_TILE_ROWS, min(EXPERTS_TILE_ROWS, rows - tile * EXPERTS_TILE_ROWS) | (kinds.only(i) ? EXPERTS_ONLY : 0), a, b);
   }
-EXPERTS_SEGMENTS_PLACE(experts_segments_place_bf16, bf16)
-EXPERTS_SEGMENTS_PLACE(experts_segments_place_f16, __half)
+  if (bin == EXPERTS_BINS - 1 && threadIdx.x == 0) call.header[EXPERTS_TILES] = so_far, call.header[EXPERTS_TAKEN] = 0;
+}
+
+// The first blocks count the kinds of their rows, wait until all have, and put their rows in their places; as many as there
+// are bins make the table of tiles; those behind them fill the output with the bias, its first rows last, which the first
+// tiles then find in the L2 cache.
+template <typename T> __device__ __forceinline__ void experts_segments(const experts_segments_call &call) {
+  DYNAMIC_SHARED(int, shared);
+  const int block = blockIdx.x, blocks = call.shares.blocks, bin = block - blocks, filler = bin - EXPERTS_BINS;
+  const experts_kinds kinds(call.units.count(), call.pools, call.only_kinds, call.shares.chunks);
+  const int per_block = (call.rows + blocks - 1) / blocks, begin = block * per_block, end = min(call.rows, begin + per_block);
+  int *begins = shared + EXPERTS_THREADS / 32;  // [kinds + 1]; of rows of a kind, at first
+  const bool counts = block < blocks;
+  hopper_launch_next();
+  if (counts)
+    for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) begins[i] = 0;
+  __syncthreads();
+  hopper_wait_launch();
+  if (filler >= 0) {
+    if (call.stages & EXPERTS_GROUP_COUNT) experts_segments_fill<T>(call, reinterpret_cast<uint4 *>(shared), filler, gridDim.x - blocks - EXPERTS_BINS);
+    return;
+  }
+  if (call.stages & EXPERTS_GROUP_COUNT && counts) experts_segments_count(call, kinds, begin, end, begins);
+  if (!(call.stages & EXPERTS_GROUP_PLACE)) return;
+  unsigned *counted = (unsigned *)call.counts + kinds.counters(), *read = counted + 1;
+  if (threadIdx.x == 0) count_wait(counted, blocks);
+  __syncthreads();
+  experts_segments_begins(call, kinds, counts ? call.shares.chunk(block) : 0, begins, shared);
+  // Who is the last to have read leaves zeros.
+  unsigned others = 0;
+  if (threadIdx.x == 0) others = count(read, 1);
+  if (counts) {
+    experts_segments_place<T>(call, kinds, begin, end, begins);
+  } else {
+    if (bin == 0) {
+      for (int i = threadIdx.x; i < call.d_out / 8; i += EXPERTS_THREADS) static_cast<uint4 *>(call.bias16)[i] = experts_bias16<T>(call.bias, i);
+    }
+    experts_segments_tiles(call, kinds, bin, begins, shared);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) shared[0] = others == (unsigned)(blocks + EXPERTS_BINS - 1);
+  __syncthreads();
+  if (shared[0])
+    for (int i = threadIdx.x; i < kinds.counters() + 2; i += EXPERTS_THREADS) call.counts[i] = 0;
+}
+
+#define EXPERTS_SEGMENTS(NAME, T)                                                                                             \
+  extern "C" __global__ void __launch_bounds__(256, 4)                                                                        \
+      NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts,\
+           int width, int pools, int only_kinds, int blocks, int chunks, int segments, unsigned *codes, int *counts,          \
+           int *offsets, unsigned *list, int4 *tiles, int *header, const float *bias, void *bias16, void *out, int d_out,     \
+           int stages) {                                                                                                      \
+    experts_segments<T>({selection, mask, rows, words, {experts, size, per_unit, parts, width}, pools, only_kinds,            \
+                         {blocks, chunks}, segments, codes, counts, offsets, list, tiles, header, bias, bias16, out, d_out,   \
+                         stages});                                                                                            \
+  }
+EXPERTS_SEGMENTS(experts_segments_bf16, bf16)
+EXPERTS_SEGMENTS(experts_segments_f16, __half)
 
 // out[token], its first segment's row so far, plus the bias and the other segments' rows [segments - 1, rows, d_out] in
-// their order; the bias alone where the token has none.
+// their order; the bias alone where the token has none. Units are in two pools or in none.
 template <typename T>
 __device__ __forceinline__ void experts_segments_combine(const unsigned *__restrict__ mask, int rows, int words,
-                                                         experts_units units, int paired, const T *__restrict__ parts,
+                                                         experts_units units, int pools, const T *__restrict__ parts,
                                                          T *out, const float *__restrict__ bias, int d_out) {
   const int pieces = d_out / 8;
   hopper_launch_next();
@@ -266,13 +306,9 @@ __device__ __forceinline__ void experts_segments_combine(const unsigned *__restr
     const long long row = i / pieces;
     const int column = (int)(i - row * pieces) * 8;
     int count = 0;
-    if (units.per_unit == 1) {
-      for (int word = 0; word < words; word++) count += __popc(mask[row * words + word]);
-      count *= units.parts;
-    } else {
-      units.visit(mask + row * words, words, [&](int) { count++; });
-    }
-    if (paired) count = (count + 1) / 2;
+    for (int word = 0; word * 32 < units.count(); word++) count += __popc(units.bits([&](int i) { return mask[row * words + i]; }, words, word));
+    // Two pools: half as many, rounded up.
+    if (pools != 0) count = (count + 1) / 2;
     float sums[8];
 #pragma unroll
     for (int e = 0; e < 8; e++) sums[e] = bias ? bias[column + e] : 0.0f;
@@ -293,8 +329,8 @@ __device__ __forceinline__ void experts_segments_combine(const unsigned *__restr
 #define EXPERTS_SEGMENTS_COMBINE(NAME, T)                                                                               \
   extern "C" __global__ void __launch_bounds__(256)                                                                     \
       NAME(const unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts, int width,        \
-           int paired, const T *partial, T *out, const float *bias, int d_out) {                                        \
-    experts_segments_combine<T>(mask, rows, words, {experts, size, per_unit, parts, width}, paired, partial, out, bias, \
+           int pools, const T *partial, T *out,  const float *bias, int d_out) {                                        \
+    experts_segments_combine<T>(mask, rows, words, {experts, size, per_unit, parts, width}, pools, partial, out, bias,  \
                                 d_out);                                                                                 \
   }
 EXPERTS_SEGMENTS_COMBINE(experts_segments_combine_bf16, bf16)

@@ -36,6 +36,15 @@ __device__ __forceinline__ unsigned experts_selected(const unsigned char *select
   return word;
 }
 
+// A bit for each two neighbours, whether any of them is set, in the low half.
+__device__ __forceinline__ unsigned experts_halved(unsigned bits) {
+  bits = (bits | bits >> 1) & 0x55555555u;
+  bits = (bits | bits >> 1) & 0x33333333u;
+  bits = (bits | bits >> 2) & 0x0f0f0f0fu;
+  bits = (bits | bits >> 4) & 0x00ff00ffu;
+  return (bits | bits >> 8) & 0x0000ffffu;
+}
+
 struct experts_units {
   int experts, size, per_unit, parts, width;  // width: neurons that a tile has room for in one unit
 
@@ -53,38 +62,87 @@ struct experts_units {
     if (shift + per_unit > 32 && word + 1 < words) bits |= mask[word + 1] << (32 - shift);
     return per_unit == 32 ? bits : bits & ((1u << per_unit) - 1);
   }
-  // Calls `each` with the units that a token runs, in order.
-  template <typename F> __device__ __forceinline__ void visit(const unsigned *mask, int words, F each) const {
-    int last = -1;
-    for (int word = 0; word < words; word++) {
-      for (unsigned bits = mask[word]; bits != 0; bits &= bits - 1) {
-        const int expert = word * 32 + __ffs(bits) - 1;
-        const int unit = expert / per_unit * parts;
-        if (unit == last) continue;
-        last = unit;
-        for (int part = 0; part < parts; part++) each(unit + part);
+  // Of the 32 units of a word, those that a token runs. `mask` gives a word of its experts' bits.
+  template <typename M> __device__ __forceinline__ unsigned bits(M mask, int words, int word) const {
+    if (per_unit == 1 && parts == 1) return mask(word);
+    unsigned bits = 0;
+    if (parts == 1 && (per_unit & (per_unit - 1)) == 0) {
+      for (int i = 0; i < per_unit && word * per_unit + i < words; i++) {
+        unsigned experts = mask(word * per_unit + i);
+        for (int size = per_unit; size > 1; size /= 2) experts = experts_halved(experts);
+        bits |= experts << i * (32 / per_unit);
+      }
+      return bits;
+    }
+    const int first = first_expert(word * 32), last = min(experts, first_expert(word * 32 + 31) + per_unit) - 1;
+    for (int i = first / 32; i <= last / 32; i++) {
+      for (unsigned some = mask(i); some != 0; some &= some - 1) {
+        const int unit = (i * 32 + __ffs(some) - 1) / per_unit * parts - word * 32;
+        for (int part = max(0, -unit); part < parts && unit + part < 32; part++) bits |= 1u << (unit + part);
       }
     }
-  }
-  // Calls `each` with the token's segments, first and second unit, -1 for none, and their number from 0. Units pair up
-  // within the first half and within the second, what is left of both last: of an odd number, none is left but a single
-  // one, and rows meet in half as many groups as if any two could pair up.
-  template <typename F>
-  __device__ __forceinline__ void segments(const unsigned *mask, int words, int paired, F each) const {
-    const int half = count() / 2;
-    int low = -1, high = -1, number = 0;
-    visit(mask, words, [&](int unit) {
-      if (!paired) return each(unit, -1, number++);
-      int &pending = unit < half ? low : high;
-      if (pending >= 0) each(pending, unit, number++);
-      pending = pending >= 0 ? -1 : unit;
-    });
-    if (low >= 0 || high >= 0) each(low >= 0 ? low : high, low >= 0 ? high : -1, number);
+    return bits;
   }
 };
 
-// Segments of the same units are a group: pairs (a < b) first, then single units.
-__device__ __forceinline__ int experts_pairs(int units, int paired) { return paired ? units * (units - 1) / 2 : 0; }
-__device__ __forceinline__ int experts_group(int a, int b, int pairs) { return b < 0 ? pairs + a : b * (b - 1) / 2 + a; }
+// How a token's units go in segments. Units pair up within `pools` of neighbours: the fewer kinds of pairs there are, the
+// nearer to each other in the batch are the rows of a tile. Of two pools what is left pairs up last, so that of an odd
+// number nothing is left but a single unit; of more it stays single. Without pools all do.
+struct experts_pairing {
+  int units, pools, pool, pairs;  // pool: units of one; pairs: kinds of them, which come before the single units
+  __device__ __forceinline__ experts_pairing(int units, int pools) : units(units), pools(pools), pool(pools == 0 ? units : (units + pools - 1) / pools) {
+    pairs = pools == 0 ? 0 : pools == 2 ? pairs_of(units) : pools * pairs_of(pool);
+  }
+  __device__ __forceinline__ static int pairs_of(int n) { return n * (n - 1) / 2; }
+  // The units a < b of a kind, or one and -1.
+  __device__ __forceinline__ void units_of(int kind, int &a, int &b) const {
+    a = kind - pairs, b = -1;
+    if (a >= 0) return;
+    const int number = pools == 2 ? 0 : kind / pairs_of(pool), left = kind - number * pairs_of(pool);
+    b = (int)((1.0f + sqrtf(1.0f + 8.0f * left)) / 2.0f);
+    while (pairs_of(b) > left) b--;
+    while (pairs_of(b + 1) <= left) b++;
+    a = number * pool + left - pairs_of(b), b += number * pool;
+  }
+  // Calls `each` with the kinds of a token's segments. `bits` gives a word of the units that it runs.
+  template <typename B, typename F> __device__ __forceinline__ void segments(B bits, F each) const {
+    int odd = -1, left = -1;
+    // The first unit of those that the kinds of a pool's pairs count from, and the first of these kinds.
+    int first = 0, kinds = 0;
+    for (int word = 0, end = pool; word * 32 < units; word++) {
+      unsigned all = bits(word);
+      for (bool more = true; more;) {
+        const int room = end - word * 32;
+        unsigned some = room < 32 ? all & ((1u << room) - 1) : all;
+        all ^= some;
+        auto take = [&] {
+          const int unit = word * 32 + __ffs(some) - 1;
+          some &= some - 1;
+          return unit;
+        };
+        while (some != 0) {
+          const int a = odd >= 0 ? odd : take();
+          odd = -1;
+          if (pools == 0) each(a);
+          else if (some == 0) odd = a;
+          else each(kinds + pairs_of(take() - first) + a - first);
+        }
+        more = room < 32 && end < units;
+        if (room > 32 && (word + 1) * 32 < units) continue;
+        // The pool's end.
+        if (odd >= 0) {
+          const bool waits = pools == 2 && left < 0;
+          if (!waits) each(left >= 0 ? pairs_of(odd) + left : pairs + odd);
+          left = waits ? odd : -1;
+        }
+        odd = -1, end += pool;
+        if (pools > 2) first += pool, kinds += pairs_of(pool);
+      }
+    }
+    if (left >= 0) each(pairs + left);
+  }
+};
 // In a tile's number of rows: of rows that have no other segment.
 constexpr int EXPERTS_ONLY = 1 << 16;
+// What the table of tiles begins with: how many there are; how many are taken beyond the first of each block.
+enum { EXPERTS_TILES, EXPERTS_TAKEN, EXPERTS_HEADER };

@@ -88,6 +88,7 @@ inline void hopper_store_box(const hopper_map *map, unsigned from, int x, int y)
     if (there) *there = here;
   });
 }
+inline void hopper_store(void *to, unsigned from, int bytes) { memcpy(to, &hopper_at<char>(from), bytes); }
 inline void hopper_stores_commit() {}
 inline void hopper_stores_read() {}
 inline void hopper_stores_written() {}

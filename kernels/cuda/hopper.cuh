@@ -122,6 +122,10 @@ __device__ __forceinline__ void hopper_prefetch_box(const hopper_map *map, int x
 __device__ __forceinline__ void hopper_store_box(const hopper_map *map, unsigned from, int x, int y) {
   asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map), "r"(from), "r"(x), "r"(y), "r"(0) : "memory");
 }
+// The same with contiguous bytes, a multiple of 16.
+__device__ __forceinline__ void hopper_store(void *to, unsigned from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
+}
 __device__ __forceinline__ void hopper_stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void hopper_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void hopper_stores_written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }

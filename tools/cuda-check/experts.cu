@@ -167,11 +167,11 @@ struct Shape {
   double dense_operations() const { return 2.0 * rows * hidden() * ((gated ? 2.0 : 1.0) * d + d_out); }
 };
 struct Variant {
-  int width = 128, paired = 1, mode = EXPERTS_ADD;
+  int width = 128, pools = 2, mode = EXPERTS_ADD;
   const char *name() const {
     static char text[80];
     const char *modes[] = {"add", "rows + combine"};
-    snprintf(text, sizeof text, "units %d %s, %s", width, paired ? "paired" : "single", modes[mode]);
+    snprintf(text, sizeof text, "units %d in %d pools, %s", width, pools, modes[mode]);
     return text;
   }
 };
@@ -199,7 +199,7 @@ template <typename T> struct Layer {
   T *up, *gate, *down, *partial = nullptr, *hidden = nullptr;
   float *up_bias, *gate_bias, *down_bias;
   T *up_bias16, *down_bias16, *rounded_bias;  // rounded by the op
-  int *counts, *offsets, *begins, *bins, *header;
+  int *counts, *offsets, *header;
   unsigned *codes, *list;
   int4 *tiles;
   std::vector<void *> owned;
@@ -225,7 +225,8 @@ template <typename T> struct Layer {
     fill<<<8, 256>>>(up_bias16, h, 23, 0.5f), fill<<<8, 256>>>(down_bias16, s.d_out, 24, 0.5f);
     if (s.gated) fill<<<256, 256>>>(gate, h * s.d, 25, 1.7f / std::sqrt((float)s.d)), fill<<<8, 256>>>(gate_bias, h, 26, 0.5f);
     const int tables = 1 << 16;
-    counts = own<int>(tables), offsets = own<int>((size_t)5000 * multiprocessors * 4), begins = own<int>(tables), bins = own<int>(EXPERTS_BINS), header = own<int>(2);
+    counts = own<int>(tables), offsets = own<int>((size_t)5000 * multiprocessors * 4), header = own<int>(EXPERTS_HEADER);
+    CHECK(cudaMemset(counts, 0, tables * sizeof(int)));
     const size_t most = (size_t)s.rows * (s.hidden() / 64 + 1);
     codes = own<unsigned>(most), list = own<unsigned>(most), tiles = own<int4>(most / 64 + 5000);
     CHECK(cudaDeviceSynchronize());
@@ -243,52 +244,52 @@ template <typename T> struct Layer {
   }
 
   struct Units {
-    int per_unit, parts, count, groups;
+    int per_unit, parts, count, groups, most;
   };
   Units units(const Variant &v) const {
     Units u;
     u.per_unit = s.size < v.width ? std::min(32, v.width / s.size) : 1;
     u.parts = (s.size + v.width - 1) / v.width;
     u.count = (s.experts + u.per_unit - 1) / u.per_unit * u.parts;
-    u.groups = u.count + (v.paired ? u.count * (u.count - 1) / 2 : 0);
+    const int pool = v.pools ? (u.count + v.pools - 1) / v.pools : 0;
+    u.groups = u.count + (v.pools == 2 ? u.count * (u.count - 1) / 2 : v.pools * pool * (pool - 1) / 2);
+    u.most = v.pools == 0 ? u.count : v.pools == 2 ? (u.count + 1) / 2 : v.pools * ((pool + 1) / 2);
     return u;
   }
   // Segments of a row, about.
   double segments(const Variant &v) const {
     const Units u = units(v);
     const double needed = u.count * (1 - std::pow(1 - (double)k / s.experts, u.per_unit));
-    return v.paired ? (needed + 0.5) / 2 : needed;
+    return v.pools ? (needed + v.pools / 4.0) / 2 : needed;
   }
   // Beyond some segments their sums, rounded each time, are not what a plan would choose.
   bool takes(const Variant &v) const {
     const Units u = units(v);
-    if (s.gated && (v.paired || v.width != 128)) return false;
+    if (s.gated && (v.pools || v.width != 128)) return false;
+    if (v.pools > 2 && v.mode != EXPERTS_ADD) return false;
     if (u.groups > 2500) return false;
     return v.mode != EXPERTS_ADD || segments(v) <= (BF16 ? 9 : 40);
   }
+  bool has_only_kinds(const Variant &v) const { return v.mode == EXPERTS_ADD && v.width == 128 && segments(v) < 1.5; }
   // `what`: bit 0 grouping, bit 1 the products, bit 2 the second pass.
   void run(const Variant &v, int set, int what = 7) {
     const Units u = units(v);
     const int w = s.words();
     if (what & 1) {
-      const int only_kinds = v.mode == EXPERTS_ADD && v.width == 128 && segments(v) < 1.5, only = only_kinds ? u.groups : 0, kinds = u.groups + only;
-      const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 4), chunks = std::max(1, std::min({16, (8192 - only) / u.groups, blocks}));
-      const int most = v.paired ? (u.count + 1) / 2 : u.count, counters = u.groups * chunks + only;
+      const int only_kinds = has_only_kinds(v), kinds = u.groups * (only_kinds ? 2 : 1);
+      const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 3), chunks = kinds <= 1024 ? 16 : kinds <= 2048 ? 8 : 4;
+      const int most = u.most;
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;
-      const int filling = filled ? std::min((s.rows / 2 + 7) / 8 + 1, multiprocessors * 4) : 0;
-      CHECK(cudaMemsetAsync(counts, 0, (counters + 1) * 4, stream));
-      typedef void (*Count)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, int *, int *, int *, T *, const float *, int);
-      typedef void (*Place)(int, int, int, int, int, int, int, int, int, int, int, const unsigned *, const int *, const int *, int *, unsigned *, int4 *, T *, const float *, T *, int);
-      const Count count = (Count)(BF16 ? (const void *)experts_segments_count_bf16 : (const void *)experts_segments_count_f16);
-      const Place place = (Place)(BF16 ? (const void *)experts_segments_place_bf16 : (const void *)experts_segments_place_f16);
-      launch(count, blocks + (only_kinds ? 0 : filling), 256, (97 + counters) * 4, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, only_kinds, blocks, chunks, most,
-             codes, counts, offsets, begins, bins, header, filled, down_bias, s.d_out);
-      launch(place, blocks + filling, 256, kinds * 4, s.rows, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, only_kinds, blocks, chunks, most, codes, offsets, begins, bins, list, tiles,
-             filled, down_bias, rounded_bias, s.d_out);
+      const int filling = filled && !only_kinds ? std::min((s.rows + 9) / 10, multiprocessors * 4) : 0;
+      const int shared = std::max((9 + kinds) * 4, filling ? experts_segments_image_rows(s.d_out) * s.d_out * 2 : 0);
+      typedef void (*Group)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, unsigned *, int4 *, int *, const float *, void *, void *, int, int);
+      launch((Group)(BF16 ? (const void *)experts_segments_bf16 : (const void *)experts_segments_f16), blocks + EXPERTS_BINS + filling, 256, shared, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts,
+             v.width, v.pools, only_kinds, blocks, chunks, most, codes, counts, offsets, list, tiles, header, down_bias, rounded_bias, filled, s.d_out,
+             EXPERTS_GROUP_COUNT | EXPERTS_GROUP_PLACE);
     }
     if (what & 2) {
       // Alone, the products take tiles from the first on again.
-      if (what == 2) CHECK(cudaMemsetAsync(header + 1, 0, 4, stream));
+      if (what == 2) CHECK(cudaMemsetAsync(header + EXPERTS_TAKEN, 0, 4, stream));
       typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, const void *, const int4 *, const unsigned *, int *, const unsigned *, const float *,
                              const float *, const void *, void *, void *, int, int, int, int, int, int, int, int, int, int, int);
       const Kernel kernel = s.gated          ? (BF16 ? experts_many_bf16_gated : experts_many_f16_gated)
@@ -307,7 +308,7 @@ template <typename T> struct Layer {
       if (v.mode == EXPERTS_STORE) {
         auto combine = BF16 ? (const void *)experts_segments_combine_bf16 : (const void *)experts_segments_combine_f16;
         launch((void (*)(const unsigned *, int, int, int, int, int, int, int, int, const T *, T *, const float *, int))combine, blocks, 256, 0,
-            bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.paired, partial, out[set], down_bias, s.d_out);
+            bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts, v.width, v.pools, partial, out[set], down_bias, s.d_out);
       }
     }
     CHECK(cudaGetLastError());
@@ -383,10 +384,10 @@ template <typename T> struct Layer {
 static std::vector<Variant> variants() {
   std::vector<Variant> all;
   for (int width : {128, 64})
-    for (int paired : {1, 0})
+    for (int pools : {2, 4, 0})
       for (int mode : {EXPERTS_ADD, EXPERTS_STORE}) {
         Variant v;
-        v.width = width, v.paired = paired, v.mode = mode;
+        v.width = width, v.pools = pools, v.mode = mode;
         all.push_back(v);
       }
   return all;
@@ -489,7 +490,7 @@ template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, 
     for (const Variant &v : variants()) {
       if (!layer.takes(v)) continue;
       // Variants that cannot win are left out, for time's sake.
-      if ((share > 0.5 || s.rows > 10000) && !v.paired && !s.gated) continue;
+      if ((share > 0.5 || s.rows > 10000) && !v.pools && !s.gated) continue;
       if (share > 0.5 && v.width == 64) continue;
       if (v.width == 64 && s.size >= 128) continue;
       for (int set = 0; set < 3; set++) layer.run(v, set);

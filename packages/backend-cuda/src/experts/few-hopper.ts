@@ -1,5 +1,4 @@
 import type { CudaBackend } from '../backend.js';
-import { withScratch } from '../kernels/run.js';
 import { type Kernel, kernel } from '../launch.js';
 import type { ExpertsCall } from './call.js';
 import {
@@ -10,6 +9,7 @@ import {
 } from './few-hopper-plan.js';
 import { byForm, formOf, inputArguments, type LaunchRows, shapeArguments } from './launch-rows.js';
 import { RULES, type SelectionRule } from './select.js';
+import { withZeros } from './zeros.js';
 
 /** Stages of a launch, as experts-few.sm90a.cu numbers them. */
 const ROUTE = 1;
@@ -99,27 +99,4 @@ export function launchFewHopper(
       );
     }
   });
-}
-
-/** Memory that launches find and leave as zeros: one for all of a backend's, which run one after the other. */
-const zeros = new WeakMap<CudaBackend, { readonly pointer: number; readonly bytes: number }>();
-
-function withZeros(backend: CudaBackend, bytes: number, use: (pointer: number) => void): void {
-  let kept = zeros.get(backend);
-  if (kept === undefined || kept.bytes < bytes) {
-    if (backend.isCapturing) {
-      // What is allocated now goes with the graph.
-      withScratch(backend, bytes, (pointer) => {
-        backend.memset(pointer, bytes);
-        use(pointer);
-      });
-      return;
-    }
-    // What was kept so far is not given back: graphs may know its address.
-    const size = 2 ** Math.ceil(Math.log2(bytes));
-    kept = { pointer: backend.scratch(size).pointer, bytes: size };
-    backend.memset(kept.pointer, size);
-    zeros.set(backend, kept);
-  }
-  use(kept.pointer);
 }

@@ -13,17 +13,18 @@ function plans({ dOut, experts, expertSize, gated }: ExactShape): [string, ManyP
   const all: [string, ManyPlan][] = [['masked', { kind: 'masked' }]];
   if (!gated && dOut <= 1024) all.push(['hundreds', { kind: 'hundreds' }]);
   for (const width of [128, 64] as const) {
-    for (const isPaired of [true, false]) {
-      if (gated && (isPaired || width === 64)) continue;
+    for (const pools of [2, 4, 0] as const) {
+      if (gated && (pools > 0 || width === 64)) continue;
       const units = unitsOf(experts, expertSize, width);
       for (const [sums, isAdded, hasOnlyKinds] of [
         ['added', true, false],
         ['added, only segments stored', true, true],
         ['kept apart', false, false],
       ] as const) {
-        if (hasOnlyKinds && width === 64) continue;
-        const name = `${width} ${isPaired ? 'paired' : 'single'} ${sums}`;
-        all.push([name, { kind: 'segments', units, isPaired, isAdded, hasOnlyKinds }]);
+        if (hasOnlyKinds && (width === 64 || pools === 4)) continue;
+        if (pools === 4 && !isAdded) continue;
+        const name = `${width} in ${pools} pools, ${sums}`;
+        all.push([name, { kind: 'segments', units, pools, isAdded, hasOnlyKinds }]);
       }
     }
   }
@@ -154,16 +155,16 @@ test('the plan follows density, experts and rows', () => {
   const kind = (call: Parameters<typeof planMany>[0]) => {
     const plan = planMany(call, 132, false);
     if (plan.kind !== 'segments') return plan.kind;
-    return `${plan.units.width} ${plan.isPaired ? 'paired' : 'single'}`;
+    return `${plan.units.width} in ${plan.pools} pools`;
   };
   expect(kind({ ...vit, density: 1 })).toBe('masked');
-  expect(kind({ ...vit, density: 0.4 })).toBe('128 paired');
-  expect(kind({ ...vit, density: 0.1 })).toBe('128 paired');
-  expect(kind({ ...vit, experts: 96, expertSize: 32, density: 0.1 })).toBe('64 paired');
+  expect(kind({ ...vit, density: 0.4 })).toBe('128 in 2 pools');
+  expect(kind({ ...vit, density: 0.1 })).toBe('128 in 2 pools');
+  expect(kind({ ...vit, experts: 96, expertSize: 32, density: 0.1 })).toBe('64 in 4 pools');
   expect(kind({ ...vit, experts: 768, expertSize: 4, density: 0.2 })).toBe('masked');
   expect(kind({ ...vit, rows: 197, density: 0.4 })).toBe('hundreds');
-  expect(kind({ ...vit, rows: 6304, density: 0.1 })).toBe('128 single');
-  expect(kind({ ...vit, gate: 1, density: 0.2 })).toBe('128 single');
+  expect(kind({ ...vit, rows: 6304, density: 0.1 })).toBe('128 in 0 pools');
+  expect(kind({ ...vit, gate: 1, density: 0.2 })).toBe('128 in 0 pools');
   const added = (isRepeatable: boolean) => planMany({ ...vit, density: 0.4 }, 132, isRepeatable);
   expect(added(false)).toMatchObject({ isAdded: true, hasOnlyKinds: false });
   expect(added(true)).toMatchObject({ isAdded: false });

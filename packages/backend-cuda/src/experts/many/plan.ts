@@ -1,6 +1,6 @@
 import { anyOf, type ExpertsCall, plannedDensity } from '../call.js';
 import { hundredsFits } from './hundreds.js';
-import { groupsOf, segmentsOf, type Units, unitsOf } from './units.js';
+import { groupsOf, type Pools, segmentsOf, type Units, unitsOf } from './units.js';
 
 /** How the many-rows path does a call: in one launch, as a masked dense layer, or segment by segment. */
 export type ManyPlan =
@@ -9,8 +9,7 @@ export type ManyPlan =
   | {
       readonly kind: 'segments';
       readonly units: Units;
-      /** Whether a row's units go in pairs. */
-      readonly isPaired: boolean;
+      readonly pools: Pools;
       /** Whether segments are added to the output as they come, in any order, or kept apart and added up in theirs. */
       readonly isAdded: boolean;
       /** Whether only segments of a row are kinds of their own, whose results are stored with the bias and not added. */
@@ -29,6 +28,13 @@ const MOST_BF16_SEGMENTS = 9;
 const MOST_FP16_SEGMENTS = 40;
 /** Segments of a row, expected, up to which only ones are kinds of their own. */
 const MOST_ONLY_SEGMENTS = 1.5;
+
+/**
+ * Four pools are faster than two where these have few rows of each kind of pairs: so many for each neuron of a unit; and
+ * there are enough units for four.
+ */
+const POOLED_ROWS = 8;
+const LEAST_POOLED = 16;
 
 // Costs in the time of one tile's products with 128 neurons (128 rows, both matrices) at a dense layer's rate; measured
 // on an H200, experts-many.md has the figures.
@@ -71,46 +77,53 @@ export function planMany(
   const products = waves(projections * hidden) * dIn + waves(dOut) * hidden;
   let least = (MASKED * (MASKED_COLUMNS / 128) * products) / (projections * dIn + dOut);
   for (const width of [128, 64] as const) {
-    for (const isPaired of [true, false]) {
+    for (const pools of [2, 4, 0] as const) {
       // A gated tile holds up and gate of one unit in a pair's place.
-      if (gate !== 0 && (isPaired || width === 64)) continue;
+      if (gate !== 0 && (pools > 0 || width === 64)) continue;
       // Narrower units only pay where they are less often needed.
       if (width === 64 && expertSize > 64) continue;
       const units = unitsOf(experts, expertSize, width);
-      const groups = groupsOf(units, isPaired);
+      const groups = groupsOf(units, pools);
       if (groups > MOST_KINDS) continue;
       const perRow = units.count * anyOf(units.perUnit, density);
-      // Half the rows have an odd number of units.
-      const segments = isPaired ? (perRow + 0.5) / 2 : perRow;
+      // Half of all pools have an odd number of units; of two, half of these pair up.
+      const segments = pools === 0 ? perRow : (perRow + pools / 4) / 2;
       // Half a tile is lost at the end of each group that has rows.
       const used = Math.min(groups, rows * segments);
       const tiles = (rows * segments) / TILE_ROWS + used / 2;
       const segmentProducts =
-        ((rows * perRow) / TILE_ROWS + (used / 4) * (isPaired ? 2 : 1)) * (width / 128);
+        ((rows * perRow) / TILE_ROWS + (used / 4) * (pools > 0 ? 2 : 1)) * (width / 128);
       const most = storage === 'bfloat16' ? MOST_BF16_SEGMENTS : MOST_FP16_SEGMENTS;
       const isAdded = !isRepeatable && segments <= most;
       const hasOnlyKinds =
-        isAdded && width === 128 && segments < MOST_ONLY_SEGMENTS && 2 * groups <= MOST_KINDS;
+        isAdded &&
+        pools !== 4 &&
+        width === 128 &&
+        segments < MOST_ONLY_SEGMENTS &&
+        2 * groups <= MOST_KINDS;
+      if (pools > 0 && isAdded && !hasOnlyKinds) {
+        const half = units.count / 2;
+        const kindRows = (rows * perRow) / 2 / (half * (half - 1));
+        const isPooled = kindRows < POOLED_ROWS * width && units.count >= LEAST_POOLED;
+        if (isPooled !== (pools === 4)) continue;
+      } else if (pools === 4) {
+        continue;
+      }
       const filled = isAdded && !hasOnlyKinds ? tilesOfRows * FILL : 0;
       const perTile = isAdded ? TILE : TILE + APART;
       const cost =
         (segmentProducts * SEGMENT + tiles * perTile + filled) / multiprocessors + GROUPING;
       if (cost >= least) continue;
       least = cost;
-      best = { kind: 'segments', units, isPaired, isAdded, hasOnlyKinds };
+      best = { kind: 'segments', units, pools, isAdded, hasOnlyKinds };
     }
   }
   return best;
 }
 
 /** Tiles at most, whatever the selection: what the table of them must have room for. */
-export function mostTiles(
-  rows: number,
-  units: Units,
-  isPaired: boolean,
-  hasOnlyKinds: boolean,
-): number {
-  const segments = rows * segmentsOf(units, isPaired);
-  const kinds = groupsOf(units, isPaired) * (hasOnlyKinds ? 2 : 1);
+export function mostTiles(rows: number, units: Units, pools: Pools, hasOnlyKinds: boolean): number {
+  const segments = rows * segmentsOf(units, pools);
+  const kinds = groupsOf(units, pools) * (hasOnlyKinds ? 2 : 1);
   return Math.ceil(segments / TILE_ROWS) + Math.min(kinds, segments);
 }

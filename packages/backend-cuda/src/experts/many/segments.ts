@@ -3,6 +3,7 @@ import { type Kernel, kernel } from '../../launch.js';
 import { withScratch } from '../../kernels/run.js';
 import { ACTIVATIONS, type ExpertsCall } from '../call.js';
 import { matrixMap } from '../matrices.js';
+import { withZeros } from '../zeros.js';
 import type { ManyCall } from './many-call.js';
 import { type ManyPlan, mostTiles } from './plan.js';
 import { groupsOf, segmentsOf } from './units.js';
@@ -16,18 +17,11 @@ const each = (
   float32: undefined,
   int8: undefined,
 });
-const countKernels = each((type) =>
+const groupKernels = each((type) =>
   kernel(
     'experts-segments.sm90a',
-    `experts_segments_count_${type}`,
-    'p p i i i i i i i i i i i i p p p p p p p p i',
-  ),
-);
-const placeKernels = each((type) =>
-  kernel(
-    'experts-segments.sm90a',
-    `experts_segments_place_${type}`,
-    'i i i i i i i i i i i p p p p p p p p p i',
+    `experts_segments_${type}`,
+    'p p i i i i i i i i i i i i p p p p p p p p p i i',
   ),
 );
 const combineKernels = each((type) =>
@@ -47,15 +41,25 @@ const manyKernels = Object.fromEntries(
 ) as Record<'128' | '64' | 'gated', ReturnType<typeof each>>;
 
 const THREADS = 256;
-const WARPS = THREADS / 32;
 const MANY_THREADS = 384;
 /** Rings of x's and of the weights' tiles, barriers, tiles taken, what is looked up of one; as experts-many.sm90a.cu has them. */
 const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 304 + 32 + 2592;
-/** Counters that one block adds up, and parts of the batch whose rows are counted apart, at most. */
-const MOST_COUNTS = 8192;
-const MOST_CHUNKS = 16;
-/** Bins of the table of tiles; as experts-segments.sm90a.cu has them. */
+/** Kinds that have a counter for each of so many parts of the batch, at most. */
+const CHUNKS = [
+  [16, 1024],
+  [8, 2048],
+  [4, Number.POSITIVE_INFINITY],
+] as const;
+/** Bins of the table of tiles, a block each; what the table begins with; bytes of rows that a block fills at once. */
 const BINS = 36;
+const HEADER = 2;
+const IMAGE = 16_384;
+/** Blocks on a multiprocessor that count and place rows, all of which have to have room, and that fill. */
+const GROUPING = 3;
+const FILLING = 4;
+// Stages of a launch, as experts-segments.sm90a.cu numbers them.
+const COUNT = 1;
+const PLACE = 2;
 const ADD = 0;
 const STORE = 1;
 
@@ -66,99 +70,76 @@ export function runSegments(
   plan: Extract<ManyPlan, { kind: 'segments' }>,
 ): void {
   const { rows, dOut, experts, expertSize, storage, gate, selection } = call;
-  const { units, isPaired, isAdded, hasOnlyKinds } = plan;
-  const { multiprocessors } = backend.device;
+  const { units, pools, isAdded, hasOnlyKinds } = plan;
+  const { isEmulated, multiprocessors } = backend.device;
   const words = Math.ceil(experts / 32);
-  const groups = groupsOf(units, isPaired);
+  const groups = groupsOf(units, pools);
   // Only segments of rows are kinds of their own, whose rows are not counted by chunks.
   const only = hasOnlyKinds ? groups : 0;
   const kinds = groups + only;
-  const segments = segmentsOf(units, isPaired);
+  const segments = segmentsOf(units, pools);
   const many = manyKernels[gate !== 0 ? 'gated' : units.width === 128 ? '128' : '64'][storage];
-  const count = countKernels[storage];
-  const place = placeKernels[storage];
+  const group = groupKernels[storage];
   const combine = combineKernels[storage];
-  if (!many || !count || !place || !combine) return;
+  if (!many || !group || !combine) return;
 
   // Blocks that count and place rows, and the parts of the batch that they count apart.
-  const blocks = Math.min(Math.ceil(rows / THREADS), multiprocessors * 4);
-  const chunks = Math.max(
-    1,
-    Math.min(MOST_CHUNKS, Math.floor((MOST_COUNTS - only) / groups), blocks),
-  );
-  // Blocks beyond those, in either kernel, that fill half of the output with the bias; where some rows need none, this is
-  // known to the second.
-  const filling = isAdded ? Math.min(Math.ceil(rows / 2 / WARPS) + 1, multiprocessors * 4) : 0;
-  const cut = [experts, expertSize, units.perUnit, units.parts, units.width, isPaired ? 1 : 0];
-  const filled = [isAdded ? call.out : 0, call.downBias];
-  const tiles = mostTiles(rows, units, isPaired, hasOnlyKinds) * 16;
-  // int32: counts and one of blocks, begins, offsets, bins, what is known of the tiles.
-  const counts = groups * chunks + only;
-  const tables = 2 * counts + 2 + blocks * kinds + BINS + 2;
+  const blocks = Math.min(Math.ceil(rows / THREADS), multiprocessors * GROUPING);
+  const chunks = CHUNKS.find(([, most]) => groups <= most)?.[0] ?? 4;
+  // Blocks beyond those, and those of the bins, that fill the output with the bias; where some rows need none, the blocks
+  // that place rows do it.
+  const imageRows = Math.max(1, Math.floor(IMAGE / (dOut * 2)));
+  const filling =
+    isAdded && !hasOnlyKinds ? Math.min(Math.ceil(rows / imageRows), multiprocessors * FILLING) : 0;
+  const shared = Math.max((THREADS / 32 + kinds + 1) * 4, filling > 0 ? imageRows * dOut * 2 : 0);
+  const cut = [experts, expertSize, units.perUnit, units.parts, units.width, pools];
+  const tiles = mostTiles(rows, units, pools, hasOnlyKinds) * 16;
+  // int32: offsets, what is known of the tiles, and of each row's segments.
+  const tables = blocks * kinds + HEADER + 2 * rows * segments + rows * words;
+  const counts = (groups * chunks + only + 2) * 4;
   const others = isAdded ? 16 : rows * (segments - 1) * dOut * 2 + 16;
   const tileTables = tiles + dOut * 2;
-  withScratch(
-    backend,
-    tileTables + (tables + 2 * rows * segments + rows * words) * 4,
-    (tileTable) =>
+  const isProgrammatic = true;
+  withZeros(backend, counts, (counters) =>
+    withScratch(backend, tileTables + tables * 4, (tileTable) =>
       withScratch(backend, others, (apart) => {
         const bias16 = tileTable + tiles;
-        const counters = tileTable + tileTables;
-        const begins = counters + (counts + 1) * 4;
-        const offsets = begins + (counts + 1) * 4;
-        const bins = offsets + blocks * kinds * 4;
-        const header = bins + BINS * 4;
-        const codes = header + 8;
+        const offsets = tileTable + tileTables;
+        const header = offsets + blocks * kinds * 4;
+        const codes = header + HEADER * 4;
         const list = codes + rows * segments * 4;
         const mask = list + rows * segments * 4;
-        const shares = [blocks, chunks, segments];
-        backend.memset(counters, (counts + 1) * 4);
-        const isProgrammatic = true;
-        backend.launch(
-          count,
-          blocks + (hasOnlyKinds ? 0 : filling),
-          THREADS,
-          [
-            backend.pointer(selection),
-            mask,
-            rows,
-            words,
-            ...cut,
-            hasOnlyKinds ? 1 : 0,
-            ...shares,
-            codes,
-            counters,
-            offsets,
-            begins,
-            bins,
-            header,
-            ...filled,
-            dOut,
-          ],
-          (97 + counts) * 4,
-        );
-        backend.launch(
-          place,
-          blocks + filling,
-          THREADS,
-          [
-            rows,
-            ...cut,
-            hasOnlyKinds ? 1 : 0,
-            ...shares,
-            codes,
-            offsets,
-            begins,
-            bins,
-            list,
-            tileTable,
-            ...filled,
-            bias16,
-            dOut,
-          ],
-          kinds * 4,
-          { isProgrammatic },
-        );
+        for (const stages of isEmulated ? [COUNT, PLACE] : [COUNT | PLACE]) {
+          backend.launch(
+            group,
+            blocks + BINS + filling,
+            THREADS,
+            [
+              backend.pointer(selection),
+              mask,
+              rows,
+              words,
+              ...cut,
+              hasOnlyKinds ? 1 : 0,
+              blocks,
+              chunks,
+              segments,
+              codes,
+              counters,
+              offsets,
+              list,
+              tileTable,
+              header,
+              call.downBias,
+              bias16,
+              isAdded ? call.out : 0,
+              dOut,
+              stages,
+            ],
+            shared,
+            { isProgrammatic },
+          );
+        }
         const map = (matrix: number, length: number, lines: number) =>
           matrixMap(backend, matrix, length, call.hidden, lines);
         const up = map(call.up, call.pitch, units.width);
@@ -201,5 +182,6 @@ export function runSegments(
           backend.launch(combine, grid, THREADS, args, 0, { isProgrammatic });
         }
       }),
+    ),
   );
 }

@@ -29,12 +29,25 @@ export function unitsOf(experts: number, expertSize: number, width: 64 | 128): U
   };
 }
 
-/** Kinds of segments: pairs of units if a row's units go in pairs, and single units. */
-export function groupsOf(units: Units, isPaired: boolean): number {
-  return units.count + (isPaired ? (units.count * (units.count - 1)) / 2 : 0);
+/**
+ * How a row's units go in pairs, as experts-units.cuh has it: in 2 pools of neighbours, what is left of both pairing up
+ * last; in 4, what is left staying single; or not at all.
+ */
+export type Pools = 0 | 2 | 4;
+
+const pairsOf = (units: number) => (units * (units - 1)) / 2;
+
+/** Units of a pool. */
+const poolOf = (units: Units, pools: Pools) => (pools === 0 ? 1 : Math.ceil(units.count / pools));
+
+/** Kinds of segments: pairs of units, and single units. */
+export function groupsOf(units: Units, pools: Pools): number {
+  const pairs = pools === 2 ? pairsOf(units.count) : pools * pairsOf(poolOf(units, pools));
+  return pairs + units.count;
 }
 
 /** Most segments of a row. */
-export function segmentsOf(units: Units, isPaired: boolean): number {
-  return isPaired ? Math.ceil(units.count / 2) : units.count;
+export function segmentsOf(units: Units, pools: Pools): number {
+  if (pools === 0) return units.count;
+  return pools === 2 ? Math.ceil(units.count / 2) : pools * Math.ceil(poolOf(units, pools) / 2);
 }
