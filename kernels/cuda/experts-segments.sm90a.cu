@@ -67,9 +67,9 @@ __device__ __forceinline__ int experts_tiles_before(int bin, bool only, bool sin
   const int tiles = (rows + EXPERTS_TILE_ROWS - 1) / EXPERTS_TILE_ROWS, left = rows - (tiles - 1) * EXPERTS_TILE_ROWS;
   if (bin > 2 + EXPERTS_PLACES + single) return tiles;
   const int wide = tiles - (left <= EXPERTS_TILE_ROWS / 2);
-  if (only) return bin > single ? max(0, wide) : 0;
+  if (only) return bin > single ? wide : 0;
   // Tile t of n has its middle, t + 1/2, in the place (2 t + 1) · PLACES / (2 n).
-  return bin < 2 ? 0 : min(max(0, wide), ((bin - 2) * tiles + EXPERTS_PLACES / 2 - 1) / EXPERTS_PLACES);
+  return bin < 2 ? 0 : min(wide, ((bin - 2) * tiles + EXPERTS_PLACES / 2 - 1) / EXPERTS_PLACES);
 }
 
 // What becomes of a row's segment: its kind in the low bits, its number among the block's rows of that kind above.
@@ -268,9 +268,8 @@ template <typename T> __device__ __forceinline__ void experts_segments(const exp
   if (counts) {
     experts_segments_place<T>(call, kinds, begin, end, begins);
   } else {
-    if (bin == 0) {
+    if (bin == 0)
       for (int i = threadIdx.x; i < call.d_out / 8; i += EXPERTS_THREADS) static_cast<uint4 *>(call.bias16)[i] = experts_bias16<T>(call.bias, i);
-    }
     experts_segments_tiles(call, kinds, bin, begins, shared);
   }
   __syncthreads();

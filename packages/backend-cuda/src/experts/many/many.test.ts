@@ -97,6 +97,11 @@ emulated('the expert op for many rows', (cuda) => {
       'float16',
     ],
     [
+      'more units than a word has bits',
+      { rows: 150, dIn: 64, dOut: 64, experts: 45, expertSize: 64, density: 0.2 },
+      'float16',
+    ],
+    [
       'experts of several units',
       { rows: 200, dIn: 72, dOut: 264, experts: 4, expertSize: 200, density: 0.5 },
       'bfloat16',

@@ -49,7 +49,7 @@ const TILE = 1;
 const APART = 0.6;
 /** A tile's rows filled with the bias, where results are added to them. */
 const FILL = 0.6;
-/** Grouping's launches, for each multiprocessor. */
+/** Grouping, for each multiprocessor. */
 const GROUPING = 3;
 
 /**
