@@ -5,33 +5,32 @@
 
 #ifdef D2DMOE_EMULATED
 
-inline unsigned count(unsigned *counter, unsigned more) {
+inline unsigned counter_add(unsigned *counter, unsigned more) {
   const unsigned before = *counter;
   *counter += more;
   return before;
 }
-inline void count_release(unsigned *counter, unsigned more) { *counter += more; }
-inline unsigned count_acquire(const unsigned *counter) { return *counter; }
-inline void count_wait(const unsigned *, unsigned) {}
+inline void counter_release(unsigned *counter, unsigned more) { *counter += more; }
+inline void counter_wait(const unsigned *, unsigned) {}
 
 #else
 
-__device__ __forceinline__ unsigned count(unsigned *counter, unsigned more) {
+__device__ __forceinline__ unsigned counter_add(unsigned *counter, unsigned more) {
   unsigned before;
   asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(more) : "memory");
   return before;
 }
-__device__ __forceinline__ void count_release(unsigned *counter, unsigned more) {
+__device__ __forceinline__ void counter_release(unsigned *counter, unsigned more) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(more) : "memory");
 }
-__device__ __forceinline__ unsigned count_acquire(const unsigned *counter) {
+__device__ __forceinline__ unsigned counter_read(const unsigned *counter) {
   unsigned now;
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
   return now;
 }
 // Until the counter, which may run over, has come to `target`.
-__device__ __forceinline__ void count_wait(const unsigned *counter, unsigned target) {
-  while ((int)(count_acquire(counter) - target) < 0) {
+__device__ __forceinline__ void counter_wait(const unsigned *counter, unsigned target) {
+  while ((int)(counter_read(counter) - target) < 0) {
   }
 }
 

@@ -205,7 +205,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
   const int span = 1 << (32 - __clz((int)gridDim.x - 1)), fillers = min(span / 2, call.fillers);
   const bool fills = !APART && (int)blockIdx.x < fillers && call.stages & EXPERTS_HUNDREDS_HIDDEN, counts_blocks = !APART && threadIdx.x == THREADS - 1;
   unsigned began = 0;
-  if (counts_blocks) began = count(call.counters, blockIdx.x == 0 ? span - (gridDim.x - 1) : 1);
+  if (counts_blocks) began = counter_add(call.counters, blockIdx.x == 0 ? span - (gridDim.x - 1) : 1);
   auto fill = [&] {
     if constexpr (!APART) {
       if (!fills || warpgroup < 2) return;
@@ -224,7 +224,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
       if (lane == 0) hopper_arrive(filled);
       if (counts_blocks) {
         hopper_wait(filled, 0);
-        count_release(call.counters + 1, span / fillers);
+        counter_release(call.counters + 1, span / fillers);
       }
     }
   };
@@ -375,7 +375,7 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
         hopper_proxy_fence();
       }
       // The output has been filled.
-      if (counts_blocks) count_wait(call.counters + 1, (began | (span - 1)) + 1);
+      if (counts_blocks) counter_wait(call.counters + 1, (began | (span - 1)) + 1);
     }
     if (has < 128 || EXPERTS_EMULATED) __syncthreads();
     PROBE(8);

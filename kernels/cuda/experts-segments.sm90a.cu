@@ -149,7 +149,7 @@ __device__ __forceinline__ void experts_segments_count(const experts_segments_ca
       kinds.count, [&](int i) { return histogram[i] > 0 ? atomicAdd(call.counts + kinds.counter(i, chunk), histogram[i]) : 0; },
       [&](int i, int at) { call.offsets[block * kinds.count + i] = at; });
   __syncthreads();
-  if (threadIdx.x == 0) count_release((unsigned *)call.counts + kinds.counters(), 1);
+  if (threadIdx.x == 0) counter_release((unsigned *)call.counts + kinds.counters(), 1);
 }
 
 // Where the rows of each kind begin that are of a chunk, in `begins`, and behind the last kind their number.
@@ -259,12 +259,12 @@ template <typename T> __device__ __forceinline__ void experts_segments(const exp
   if (call.stages & EXPERTS_GROUP_COUNT && counts) experts_segments_count(call, kinds, begin, end, begins);
   if (!(call.stages & EXPERTS_GROUP_PLACE)) return;
   unsigned *counted = (unsigned *)call.counts + kinds.counters(), *read = counted + 1;
-  if (threadIdx.x == 0) count_wait(counted, blocks);
+  if (threadIdx.x == 0) counter_wait(counted, blocks);
   __syncthreads();
   experts_segments_begins(call, kinds, counts ? call.shares.chunk(block) : 0, begins, shared);
   // Who is the last to have read leaves zeros.
   unsigned others = 0;
-  if (threadIdx.x == 0) others = count(read, 1);
+  if (threadIdx.x == 0) others = counter_add(read, 1);
   if (counts) {
     experts_segments_place<T>(call, kinds, begin, end, begins);
   } else {
