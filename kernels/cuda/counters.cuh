@@ -23,15 +23,12 @@ __device__ __forceinline__ unsigned counter_add(unsigned *counter, unsigned more
 __device__ __forceinline__ void counter_release(unsigned *counter, unsigned more) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(more) : "memory");
 }
-__device__ __forceinline__ unsigned counter_read(const unsigned *counter) {
-  unsigned now;
-  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
-  return now;
-}
 // Until the counter, which may run over, has come to `target`.
 __device__ __forceinline__ void counter_wait(const unsigned *counter, unsigned target) {
-  while ((int)(counter_read(counter) - target) < 0) {
-  }
+  unsigned now;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+  } while ((int)(now - target) < 0);
 }
 
 #endif

@@ -328,7 +328,7 @@ __device__ __forceinline__ void experts_segments_combine(const unsigned *__restr
 #define EXPERTS_SEGMENTS_COMBINE(NAME, T)                                                                               \
   extern "C" __global__ void __launch_bounds__(256)                                                                     \
       NAME(const unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts, int width,        \
-           int pools, const T *partial, T *out,  const float *bias, int d_out) {                                        \
+           int pools, const T *partial, T *out, const float *bias, int d_out) {                                         \
     experts_segments_combine<T>(mask, rows, words, {experts, size, per_unit, parts, width}, pools, partial, out, bias,  \
                                 d_out);                                                                                 \
   }

@@ -87,7 +87,8 @@ export function planMany(
       if (groups > MOST_KINDS) continue;
       const perRow = units.count * anyOf(units.perUnit, density);
       // Half of all pools have an odd number of units; of two, half of these pair up.
-      const segments = pools === 0 ? perRow : (perRow + pools / 4) / 2;
+      const segmentsIn = (some: Pools) => (some === 0 ? perRow : (perRow + some / 4) / 2);
+      const segments = segmentsIn(pools);
       // Half a tile is lost at the end of each group that has rows.
       const used = Math.min(groups, rows * segments);
       const tiles = (rows * segments) / TILE_ROWS + used / 2;
@@ -104,7 +105,8 @@ export function planMany(
       if (pools > 0 && isAdded && !hasOnlyKinds) {
         const half = units.count / 2;
         const kindRows = (rows * perRow) / 2 / (half * (half - 1));
-        const isPooled = kindRows < POOLED_ROWS * width && units.count >= LEAST_POOLED;
+        const isPooled =
+          kindRows < POOLED_ROWS * width && units.count >= LEAST_POOLED && segmentsIn(4) <= most;
         if (isPooled !== (pools === 4)) continue;
       } else if (pools === 4) {
         continue;
