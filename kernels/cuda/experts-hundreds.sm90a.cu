@@ -104,7 +104,7 @@ __device__ __forceinline__ void experts_hundreds_down(float (&sum)[SUMS], unsign
 
 template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void experts_hundreds(const experts_hundreds_call &call) {
   DYNAMIC_SHARED(unsigned char, shared);
-  constexpr int THREADS = 128 * BOXES, WARPS = 4 * BOXES, CHUNK = experts_hundreds_chunk<BOXES>(), TURNS = (EXPERTS_HUNDREDS_ROWS + THREADS - 1) / THREADS;
+  constexpr int THREADS = 128 * BOXES, WARPS = 4 * BOXES, CHUNK = experts_hundreds_chunk<BOXES>();
   constexpr int DEPTH = 128 * BOXES, COLUMNS = 64 * BOXES;  // of the first sum, a half; of the output, a quarter
   constexpr int FILLING = THREADS - 256;  // threads that have no part in the first product, and fill the output meanwhile
   constexpr int PITCH = experts_hundreds_pitch<BOXES>(), LINE = EXPERTS_HUNDREDS_LINE;
@@ -174,30 +174,31 @@ template <typename T, int BOXES, int RESULT> __device__ __forceinline__ void exp
   hopper_wait_launch();
   PROBE(1);
 
-  // The rows that run the unit, in order.
-  int n_rows = 0;
+  // The rows that run the unit, in order, by warps that have asked for no weights: who has is a microsecond late.
+  constexpr int LISTING = 256, TURNS = EXPERTS_HUNDREDS_ROWS / LISTING;
+  if (threadIdx.x < LISTING) {
+    unsigned words[TURNS], ballots[TURNS];
 #pragma unroll
-  for (int i = 0; i < TURNS; i++) {
-    if (i * THREADS >= call.rows) break;
-    const int row = i * THREADS + threadIdx.x;
-    unsigned word = 0;
-    if (row < call.rows) word = is_one ? call.selection[(long long)row * units.experts + expert0] : experts_hundreds_bits(call.selection, row, units, unit);
-    const unsigned ballot = __ballot_sync(0xffffffffu, word != 0);
-    if (lane == 0) counts[i % 2 * 16 + warp] = __popc(ballot);
-    __syncthreads();
-    int before = n_rows;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-      const int count = counts[i % 2 * 16 + w];
-      if (w < warp) before += count;
-      n_rows += count;
+    for (int i = 0; i < TURNS; i++) {
+      const int row = i * LISTING + threadIdx.x;
+      words[i] = 0;
+      if (row < call.rows) words[i] = is_one ? call.selection[(long long)row * units.experts + expert0] : experts_hundreds_bits(call.selection, row, units, unit);
     }
-    if (word != 0) {
-      const int at = before + __popc(ballot & ((1u << lane) - 1));
-      list[at] = (unsigned short)row, bits[at] = word;
+#pragma unroll
+    for (int i = 0; i < TURNS; i++) {
+      ballots[i] = __ballot_sync(0xffffffffu, words[i] != 0);
+      if (lane == 0) counts[i * (LISTING / 32) + warp] = __popc(ballots[i]);
+    }
+    hopper_sync(1, LISTING);
+    const int count = counts[lane], before = warp_sum_upto(count) - count;
+#pragma unroll
+    for (int i = 0; i < TURNS; i++) {
+      const int at = __shfl_sync(0xffffffffu, before, i * (LISTING / 32) + warp) + __popc(ballots[i] & ((1u << lane) - 1));
+      if (words[i] != 0) list[at] = (unsigned short)(i * LISTING + threadIdx.x), bits[at] = words[i];
     }
   }
   __syncthreads();
+  const int n_rows = warp_sum(counts[lane]);
   PROBE(2);
 
   // The first blocks fill the output. Counters go up by a power of two a launch, so that a launch's count follows from

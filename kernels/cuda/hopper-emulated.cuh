@@ -21,6 +21,16 @@ inline void hopper_init(unsigned barrier, int arrivals) {
   hopper_at<hopper_barrier>(barrier) = {(unsigned short)arrivals, (unsigned short)arrivals, 0, 0};
 }
 inline void hopper_init_done() {}
+inline void hopper_sync(int number, int threads) {
+  static int arrived[16];
+  static unsigned turns[16];
+  const unsigned turn = turns[number];
+  if (++arrived[number] == threads) arrived[number] = 0, turns[number]++;
+  for (int waits = 0; turns[number] == turn; waits++) {
+    if (waits == 10000000) emulator::trap();  // nobody will come
+    emulator::yield();
+  }
+}
 inline void hopper_launch_next() {}
 inline void hopper_wait_launch() {}
 // Blocks run one after the other: there are no clusters.

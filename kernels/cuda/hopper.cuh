@@ -50,6 +50,9 @@ __device__ __forceinline__ void hopper_wait(unsigned barrier, unsigned parity) {
       : "memory");
 }
 
+// A barrier of some of the block's warps, `number` from 1 to 15; __syncthreads is 0.
+__device__ __forceinline__ void hopper_sync(int number, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory"); }
+
 // A programmatic launch begins while the one before it still runs, once all of that one's blocks have said that it may;
 // what that one writes is there after the wait, without which nothing that it reads may be written.
 __device__ __forceinline__ void hopper_launch_next() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
