@@ -36,9 +36,11 @@ struct __align__(16) bf16x8 {
 // Reads and writes as float32 whatever the storage is.
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bf16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
 template <typename T> __device__ __forceinline__ T from_float(float x);
 template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16(x); }
+template <> __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half(x); }
 
 // Sum over the 32 lanes of a warp; every lane gets it.
 template <typename T> __device__ __forceinline__ T warp_sum(T x) {

@@ -46,3 +46,4 @@ __device__ __forceinline__ void composed_activate(T *up, const T *gate, const un
   }
 COMPOSED_ACTIVATE(f32, float)
 COMPOSED_ACTIVATE(bf16, bf16)
+COMPOSED_ACTIVATE(f16, __half)

@@ -4,9 +4,6 @@
 #pragma once
 #include "common.cuh"
 
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-template <> __device__ __forceinline__ __half from_float<__half>(float x) { return __float2half(x); }
-
 // Four bytes' bits: whether each is not zero, the first the lowest.
 __device__ __forceinline__ unsigned experts_four_bits(unsigned bytes) {
   const unsigned high = (bytes | ((bytes & 0x7f7f7f7fu) + 0x7f7f7f7fu)) & 0x80808080u;

@@ -41,3 +41,6 @@ KERNEL products_activate_f32(float *x, long long count, int activation, float al
 KERNEL products_activate_bf16(bf16 *x, long long count, int activation, float alpha) {
   products_activate_all(x, count, activation, alpha);
 }
+KERNEL products_activate_f16(__half *x, long long count, int activation, float alpha) {
+  products_activate_all(x, count, activation, alpha);
+}

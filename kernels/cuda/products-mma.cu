@@ -1,13 +1,15 @@
-// Matrix products out = op(a) · op(b) + bias on tensor cores through mma.sync (sm_80 and later): bf16 operands, or
-// float32 ones rounded to tf32; float32 sums; float32 or bf16 results. Split sums as in products.cu.
+// Matrix products out = op(a) · op(b) + bias on tensor cores through mma.sync (sm_80 and later): bf16 or fp16 operands, or
+// float32 ones rounded to tf32; float32 sums; results in float32 or in the operands' 16 bits. Split sums as in products.cu.
 #include "products.cuh"
 
-// d += a · b of a warp: 16 x 8 float32 sums, bf16 operands in pairs. Lane 4g + t holds sums (g, 2t), (g, 2t + 1),
+#include <type_traits>
+
+// d += a · b of a warp: 16 x 8 float32 sums, 16-bit operands in pairs. Lane 4g + t holds sums (g, 2t), (g, 2t + 1),
 // (g + 8, 2t), (g + 8, 2t + 1).
-__device__ __forceinline__ void products_mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+template <typename T> __device__ __forceinline__ void products_mma_16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef D2DMOE_EMULATED
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  auto half = [](unsigned pair, int which) { return __int_as_float((int)(which ? pair & 0xffff0000u : pair << 16)); };
+  auto half = [](unsigned pair, int which) { return to_float(reinterpret_cast<const T *>(&pair)[which]); };
   for (int pair = 0; pair < 8; pair++) {
     const int high = pair / 4, from = pair % 4;
     const unsigned top = __shfl_sync(0xffffffffu, a[2 * high], g * 4 + from);
@@ -22,10 +24,16 @@ __device__ __forceinline__ void products_mma_bf16(float (&d)[4], const unsigned 
     }
   }
 #else
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  if constexpr (std::is_same<T, bf16>::value)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 
@@ -54,7 +62,7 @@ __device__ __forceinline__ void products_mma_tf32(float (&d)[4], const unsigned 
 
 // Four 8 x 8 blocks of 16-bit values; lane 8i + r names row r of block i and gets the pair (row lane / 4, columns
 // 2 (lane % 4) and the next) of each block, or with TRANSPOSED the pair of that column and rows.
-template <bool TRANSPOSED> __device__ __forceinline__ void products_load_blocks(unsigned (&r)[4], const bf16 *row) {
+template <bool TRANSPOSED> __device__ __forceinline__ void products_load_blocks(unsigned (&r)[4], const void *row) {
 #ifdef D2DMOE_EMULATED
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const unsigned long long address = reinterpret_cast<unsigned long long>(row);
@@ -219,7 +227,7 @@ __device__ __forceinline__ void products_mma(const T *__restrict__ a, const T *_
 #pragma unroll
           for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) products_mma_bf16(sum[i][j], x[i], y[j]);
+            for (int j = 0; j < 4; j++) products_mma_16<T>(sum[i][j], x[i], y[j]);
         } else {
           auto left_at = [&](int r, int q) { return products_tf32(TA ? tile_a[q * A::PITCH + r] : tile_a[r * A::PITCH + q]); };
           auto right_at = [&](int q, int c) { return products_tf32(TB ? tile_b[c * B::PITCH + q] : tile_b[q * B::PITCH + c]); };
@@ -247,10 +255,10 @@ __device__ __forceinline__ void products_mma(const T *__restrict__ a, const T *_
     const long long begin = (split * (long long)batch + item) * stride_out;
     auto put = [&](int row, int column, float x) {
       if (row >= m || column >= n) return;
-      if (bias) x += out16 ? to_float(static_cast<const bf16 *>(bias)[column]) : static_cast<const float *>(bias)[column];
+      if (bias) x += out16 ? to_float(static_cast<const T *>(bias)[column]) : static_cast<const float *>(bias)[column];
       const long long at = begin + row * (long long)n + column;
       if (out16)
-        static_cast<bf16 *>(out)[at] = __float2bfloat16(x);
+        static_cast<T *>(out)[at] = from_float<T>(x);
       else
         static_cast<float *>(out)[at] = x;
     };
@@ -279,6 +287,10 @@ PRODUCTS_MMA(products_mma_bf16_nn, bf16, false, false)
 PRODUCTS_MMA(products_mma_bf16_nt, bf16, false, true)
 PRODUCTS_MMA(products_mma_bf16_tn, bf16, true, false)
 PRODUCTS_MMA(products_mma_bf16_tt, bf16, true, true)
+PRODUCTS_MMA(products_mma_f16_nn, __half, false, false)
+PRODUCTS_MMA(products_mma_f16_nt, __half, false, true)
+PRODUCTS_MMA(products_mma_f16_tn, __half, true, false)
+PRODUCTS_MMA(products_mma_f16_tt, __half, true, true)
 PRODUCTS_MMA(products_mma_tf32_nn, float, false, false)
 PRODUCTS_MMA(products_mma_tf32_nt, float, false, true)
 PRODUCTS_MMA(products_mma_tf32_tn, float, true, false)

@@ -202,3 +202,6 @@ KERNEL products_reduce_f32(const float *parts, float *out, const float *bias, lo
 KERNEL products_reduce_bf16(const float *parts, bf16 *out, const bf16 *bias, long long count, int n, int splits) {
   products_reduce(parts, out, bias, count, n, splits);
 }
+KERNEL products_reduce_f16(const float *parts, __half *out, const __half *bias, long long count, int n, int splits) {
+  products_reduce(parts, out, bias, count, n, splits);
+}

@@ -1,4 +1,5 @@
-// bf16 products for Hopper (sm_90a): out = op(a) · op(b) + bias, float32 sums, float32 or bf16 results.
+// 16-bit products for Hopper (sm_90a): out = op(a) · op(b) + bias of bf16 or fp16 matrices, float32 sums, results in
+// float32 or in the operands' type.
 //
 // Each block stays on its multiprocessor and goes through work items (a tile of 128 x BN results of one product of the
 // batch, over one split of the sum). One warp of the first warpgroup copies the tiles of a and b, 64 deep, by the bulk
@@ -29,7 +30,7 @@ template <int BN> struct products_work {
 
 // TA: a is [k, m]; TB: b is [n, k]. batch_a and batch_b are 0 where one matrix serves the whole batch, else 1.
 // `per_split` counts steps of 64. Shared memory: STAGES · (16 KB + BN · 128 bytes), 16 KB for results, the barriers.
-template <int BN, int STAGES, bool TA, bool TB>
+template <typename T, int BN, int STAGES, bool TA, bool TB>
 __device__ __forceinline__ void products_hopper(const hopper_map &map_a, const hopper_map &map_b,
                                                 void *__restrict__ out, const void *__restrict__ bias, int m, int n,
                                                 int k, long long stride_out, int batch, int batch_a, int batch_b,
@@ -97,7 +98,7 @@ __device__ __forceinline__ void products_hopper(const hopper_map &map_a, const h
         const unsigned long long left = hopper_descriptor(a, PRODUCTS_BOX), right = hopper_descriptor(b, PRODUCTS_BOX);
 #pragma unroll
         for (int s = 0; s < PRODUCTS_BK / 16; s++)
-          hopper_wgmma<bf16, TA ? 1 : 0, TB ? 0 : 1>(sum, left + s * STEP_A, right + s * STEP_B, s > 0 || step > 0);
+          hopper_wgmma<T, TA ? 1 : 0, TB ? 0 : 1>(sum, left + s * STEP_A, right + s * STEP_B, s > 0 || step > 0);
         hopper_wgmma_commit();
       });
 
@@ -107,7 +108,7 @@ __device__ __forceinline__ void products_hopper(const hopper_map &map_a, const h
       const bool whole = n % (out16 ? 8 : 4) == 0 && (begin % (out16 ? 8 : 4)) == 0 && reinterpret_cast<unsigned long long>(out) % 16 == 0;
       auto finish = [&](float x, int column) {
         if (bias && column < n)
-          x += out16 ? to_float(static_cast<const bf16 *>(bias)[column]) : static_cast<const float *>(bias)[column];
+          x += out16 ? to_float(static_cast<const T *>(bias)[column]) : static_cast<const float *>(bias)[column];
         return x;
       };
       auto write_lines = [&](int line_column) {
@@ -144,7 +145,7 @@ __device__ __forceinline__ void products_hopper(const hopper_map &map_a, const h
 #pragma unroll
             for (int half = 0; half < 2; half++)
               hopper_shared_store(mine + (g + 8 * half) * 128 + ((j ^ g) * 16) + 4 * t,
-                                  hopper_pack<bf16>(finish(sum[at + 2 * half], column), finish(sum[at + 2 * half + 1], column + 1)));
+                                  hopper_pack<T>(finish(sum[at + 2 * half], column), finish(sum[at + 2 * half + 1], column + 1)));
           }
           write_lines(column0 + line * 64);
         }
@@ -166,19 +167,22 @@ __device__ __forceinline__ void products_hopper(const hopper_map &map_a, const h
   }
 }
 
-#define PRODUCTS_HOPPER(NAME, BN, STAGES, TA, TB)                                                                       \
+#define PRODUCTS_HOPPER(NAME, T, BN, STAGES, TA, TB)                                                                    \
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                  \
       NAME(const __grid_constant__ hopper_map map_a, const __grid_constant__ hopper_map map_b,                          \
            void *out, const void *bias, int m, int n, int k, long long stride_out, int batch, int batch_a, int batch_b, \
            int splits, int per_split, int out16) {                                                                      \
-    products_hopper<BN, STAGES, TA, TB>(map_a, map_b, out, bias, m, n, k, stride_out, batch, batch_a, batch_b, splits,  \
+    products_hopper<T, BN, STAGES, TA, TB>(map_a, map_b, out, bias, m, n, k, stride_out, batch, batch_a, batch_b, splits, \
                                         per_split, out16);                                                              \
   }
-PRODUCTS_HOPPER(products_hopper_256_nn, 256, 4, false, false)
-PRODUCTS_HOPPER(products_hopper_256_nt, 256, 4, false, true)
-PRODUCTS_HOPPER(products_hopper_256_tn, 256, 4, true, false)
-PRODUCTS_HOPPER(products_hopper_256_tt, 256, 4, true, true)
-PRODUCTS_HOPPER(products_hopper_128_nn, 128, 6, false, false)
-PRODUCTS_HOPPER(products_hopper_128_nt, 128, 6, false, true)
-PRODUCTS_HOPPER(products_hopper_128_tn, 128, 6, true, false)
-PRODUCTS_HOPPER(products_hopper_128_tt, 128, 6, true, true)
+#define PRODUCTS_HOPPER_TYPE(NAME, T)                                  \
+  PRODUCTS_HOPPER(products_hopper_##NAME##_256_nn, T, 256, 4, false, false) \
+  PRODUCTS_HOPPER(products_hopper_##NAME##_256_nt, T, 256, 4, false, true)  \
+  PRODUCTS_HOPPER(products_hopper_##NAME##_256_tn, T, 256, 4, true, false)  \
+  PRODUCTS_HOPPER(products_hopper_##NAME##_256_tt, T, 256, 4, true, true)   \
+  PRODUCTS_HOPPER(products_hopper_##NAME##_128_nn, T, 128, 6, false, false) \
+  PRODUCTS_HOPPER(products_hopper_##NAME##_128_nt, T, 128, 6, false, true)  \
+  PRODUCTS_HOPPER(products_hopper_##NAME##_128_tn, T, 128, 6, true, false)  \
+  PRODUCTS_HOPPER(products_hopper_##NAME##_128_tt, T, 128, 6, true, true)
+PRODUCTS_HOPPER_TYPE(bf16, bf16)
+PRODUCTS_HOPPER_TYPE(f16, __half)

@@ -36,13 +36,13 @@
 
 // ---- Inputs and the reference --------------------------------------------------------------------------------------
 
-__global__ void fill(float *x, bf16 *y, size_t n, unsigned seed) {
+template <typename H> __global__ void fill(float *x, H *y, size_t n, unsigned seed) {
   for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
     unsigned long long h = (i + 1) * 0x9e3779b97f4a7c15ull + seed * 0xd1b54a32d192ed03ull;
     h ^= h >> 32, h *= 0xd6e8feb86659fd93ull, h ^= h >> 32, h *= 0xd6e8feb86659fd93ull, h ^= h >> 32;
     const float v = (float)(h >> 40) / (float)(1 << 23) - 1.0f;
     if (x) x[i] = v;
-    if (y) y[i] = __float2bfloat16(v);
+    if (y) y[i] = from_float<H>(v);
   }
 }
 
@@ -92,13 +92,13 @@ typedef CUresult (*EncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, 
                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 static EncodeTiled encode_tiled;
 
-// Of `items` row-major matrices [lines, length] of bf16.
-static hopper_map tensor_map(const bf16 *at, long long length, long long lines, int items, int box_length, int box_lines) {
+// Of `items` row-major matrices [lines, length] of 16 bits, which the copy engine moves as they are.
+static hopper_map tensor_map(const void *at, long long length, long long lines, int items, int box_length, int box_lines) {
   CUtensorMap map;
   const cuuint64_t dims[3] = {(cuuint64_t)length, (cuuint64_t)lines, (cuuint64_t)items};
   const cuuint64_t strides[2] = {(cuuint64_t)length * 2, (cuuint64_t)(length * lines * 2)};
   const cuuint32_t box[3] = {(cuuint32_t)box_length, (cuuint32_t)box_lines, 1}, ones[3] = {1, 1, 1};
-  const CUresult result = encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<bf16 *>(at), dims, strides, box, ones,
+  const CUresult result = encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(at), dims, strides, box, ones,
                                        CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) printf("cuTensorMapEncodeTiled failed: %d\n", (int)result), exit(2);
@@ -108,11 +108,14 @@ static hopper_map tensor_map(const bf16 *at, long long length, long long lines, 
   return bytes;
 }
 
-static void reduce(const Case &c, void *out, const void *bias, int splits, bool out16) {
+template <typename H> static void reduce(const Case &c, void *out, const void *bias, int splits, bool out16) {
   const long long count = (long long)c.batch * c.m * c.n;
   const int blocks = (int)std::min<long long>((count + 255) / 256, multiprocessors * 8);
-  if (out16)
+  constexpr bool is_bf16 = std::is_same<H, bf16>::value;
+  if (out16 && is_bf16)
     products_reduce_bf16<<<blocks, 256>>>(parts, (bf16 *)out, (const bf16 *)bias, count, c.n, splits);
+  else if (out16)
+    products_reduce_f16<<<blocks, 256>>>(parts, (__half *)out, (const __half *)bias, count, c.n, splits);
   else
     products_reduce_f32<<<blocks, 256>>>(parts, (float *)out, (const float *)bias, count, c.n, splits);
 }
@@ -120,12 +123,13 @@ static void reduce(const Case &c, void *out, const void *bias, int splits, bool 
 static bool hopper_takes(const Case &c) {
   return (c.ta ? c.m : c.k) % 8 == 0 && (c.tb ? c.k : c.n) % 8 == 0;
 }
-static void hopper(const Case &c, const bf16 *a, const bf16 *b, void *out, const void *bias, bool out16, int bn, int splits) {
+#define HOPPER_KERNELS(TYPE)                                                                                            \
+  {{{products_hopper_##TYPE##_256_nn, products_hopper_##TYPE##_256_nt}, {products_hopper_##TYPE##_256_tn, products_hopper_##TYPE##_256_tt}}, \
+   {{products_hopper_##TYPE##_128_nn, products_hopper_##TYPE##_128_nt}, {products_hopper_##TYPE##_128_tn, products_hopper_##TYPE##_128_tt}}}
+template <typename H> static void hopper(const Case &c, const H *a, const H *b, void *out, const void *bias, bool out16, int bn, int splits) {
   typedef void (*Kernel)(hopper_map, hopper_map, void *, const void *, int, int, int, long long, int, int, int, int, int, int);
-  static const Kernel kernels[2][2][2] = {
-      {{products_hopper_256_nn, products_hopper_256_nt}, {products_hopper_256_tn, products_hopper_256_tt}},
-      {{products_hopper_128_nn, products_hopper_128_nt}, {products_hopper_128_tn, products_hopper_128_tt}}};
-  const Kernel kernel = kernels[bn == 128][c.ta][c.tb];
+  static const Kernel kernels[2][2][2][2] = {HOPPER_KERNELS(bf16), HOPPER_KERNELS(f16)};
+  const Kernel kernel = kernels[std::is_same<H, __half>::value][bn == 128][c.ta][c.tb];
   const int stages = bn == 256 ? 4 : 6, shared = 1024 + stages * (16384 + bn * 128) + 16384 + stages * 16;
   CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
   const hopper_map map_a = c.ta ? tensor_map(a, c.m, c.k, c.one_a ? 1 : c.batch, 64, 64) : tensor_map(a, c.k, c.m, c.one_a ? 1 : c.batch, 64, 128);
@@ -137,13 +141,15 @@ static void hopper(const Case &c, const bf16 *a, const bf16 *b, void *out, const
                                                             (long long)c.m * c.n, c.batch, !c.one_a, !c.one_b, splits, per_split,
                                                             splits > 1 ? 0 : out16);
   CHECK(cudaGetLastError());
-  if (splits > 1) reduce(c, out, bias, splits, out16);
+  if (splits > 1) reduce<H>(c, out, bias, splits, out16);
 }
 
 template <typename T> static void mma(const Case &c, const T *a, const T *b, void *out, const void *bias, bool out16, int splits) {
   typedef void (*Kernel)(const T *, const T *, void *, const void *, int, int, int, long long, long long, long long, int, int, int, int, int, int);
   Kernel kernel;
-  if constexpr (sizeof(T) == 2)
+  if constexpr (std::is_same<T, __half>::value)
+    kernel = c.ta ? (c.tb ? products_mma_f16_tt : products_mma_f16_tn) : (c.tb ? products_mma_f16_nt : products_mma_f16_nn);
+  else if constexpr (sizeof(T) == 2)
     kernel = c.ta ? (c.tb ? products_mma_bf16_tt : products_mma_bf16_tn) : (c.tb ? products_mma_bf16_nt : products_mma_bf16_nn);
   else
     kernel = c.ta ? (c.tb ? products_mma_tf32_tt : products_mma_tf32_tn) : (c.tb ? products_mma_tf32_nt : products_mma_tf32_nn);
@@ -159,7 +165,7 @@ template <typename T> static void mma(const Case &c, const T *a, const T *b, voi
                                 c.batch, splits, per_split, (c.ta ? c.m : c.k) % vector == 0, (c.tb ? c.k : c.n) % vector == 0,
                                 splits > 1 ? 0 : out16);
   CHECK(cudaGetLastError());
-  if (splits > 1) reduce(c, out, bias, splits, out16);
+  if (splits > 1) reduce<T>(c, out, bias, splits, out16);
 }
 
 static void simt(const Case &c, const float *a, const float *b, float *out, const float *bias, int tile, int splits) {
@@ -170,7 +176,7 @@ static void simt(const Case &c, const float *a, const float *b, float *out, cons
   kernel<<<grid, tile == 128 ? 256 : 128>>>(a, b, splits > 1 ? parts : out, splits > 1 ? nullptr : bias, c.m, c.n, c.k, c.ta, c.tb, c.sa(), c.sb(),
                                             (long long)c.m * c.n, c.batch, splits, per_split);
   CHECK(cudaGetLastError());
-  if (splits > 1) reduce(c, out, bias, splits, false);
+  if (splits > 1) reduce<bf16>(c, out, bias, splits, false);
 }
 
 // m or n is 1.
@@ -186,7 +192,7 @@ static void vector_product(const Case &c, const float *a, const float *b, float 
     splits = (c.k + per_split - 1) / per_split;
     products_columns_f32<<<dim3((rows + 31) / 32, splits, c.batch), 256>>>(matrix, vector, splits > 1 ? parts : out, splits > 1 ? nullptr : bias, rows, c.k, sm, sv, rows,
                                                                           c.batch, per_split, !right);
-    if (splits > 1) reduce(c, out, bias, splits, false);
+    if (splits > 1) reduce<bf16>(c, out, bias, splits, false);
   }
   CHECK(cudaGetLastError());
 }
@@ -240,14 +246,17 @@ template <typename T> static T *device(size_t count) {
   return (T *)p;
 }
 
-struct Checker {
+// H: the type of 16 bits that products are checked in, beside float32 ones.
+template <typename H> struct Checker {
   float *a, *b, *bias, *out;
-  bf16 *a16, *b16, *bias16;
+  H *a16, *b16, *bias16;
   double *expected, *expected16, *sums;
   size_t room = 1 << 24;
+  static constexpr bool IS_BF16 = std::is_same<H, bf16>::value;
+  static constexpr const char *NAME = IS_BF16 ? "bf16" : "fp16";
   Checker() {
     a = device<float>(room), b = device<float>(room), out = device<float>(room), bias = device<float>(1 << 16);
-    a16 = device<bf16>(room), b16 = device<bf16>(room), bias16 = device<bf16>(1 << 16);
+    a16 = device<H>(room), b16 = device<H>(room), bias16 = device<H>(1 << 16);
     expected = device<double>(room), expected16 = device<double>(room), sums = device<double>(2);
   }
   void judge(const char *what, const Case &c, bool out16, const double *right, double bar, const std::function<void()> &run) {
@@ -260,7 +269,7 @@ struct Checker {
     if (error == cudaSuccess) {
       CHECK(cudaMemset(sums, 0, 16));
       if (out16)
-        distance<<<256, 256>>>((bf16 *)out, right, count, sums);
+        distance<<<256, 256>>>((H *)out, right, count, sums);
       else
         distance<<<256, 256>>>(out, right, count, sums);
       CHECK(cudaMemcpy(host, sums, 16, cudaMemcpyDeviceToHost));
@@ -273,7 +282,7 @@ struct Checker {
     if (error != cudaSuccess || outside || !(relative <= bar)) {
       failures++;
       printf("FAILED %-18s [%d x %d] · [%d x %d] %c%c batch %d%s%s %s: %s %.3e, bar %.0e%s\n", what, c.m, c.k, c.k, c.n, c.ta ? 't' : 'n', c.tb ? 't' : 'n', c.batch,
-             c.one_a ? " one a" : "", c.one_b ? " one b" : "", out16 ? "bf16" : "f32", error == cudaSuccess ? "relative error" : cudaGetErrorString(error), relative, bar,
+             c.one_a ? " one a" : "", c.one_b ? " one b" : "", out16 ? NAME : "f32", error == cudaSuccess ? "relative error" : cudaGetErrorString(error), relative, bar,
              outside ? ", wrote past the end" : "");
       if (error != cudaSuccess) exit(1);
     }
@@ -281,26 +290,26 @@ struct Checker {
   void operator()(Case c, bool with_bias, int splits) {
     const size_t na = (size_t)c.m * c.k * (c.one_a ? 1 : c.batch), nb = (size_t)c.k * c.n * (c.one_b ? 1 : c.batch), count = (size_t)c.batch * c.m * c.n;
     if (na > room || nb > room || count > room) printf("A case is too large for its buffers.\n"), exit(2);
-    fill<<<256, 256>>>(a, a16, na, 1 + checks), fill<<<256, 256>>>(b, b16, nb, 7 + checks), fill<<<16, 256>>>(nullptr, bias16, c.n, 9 + checks);
+    fill<<<256, 256>>>(a, a16, na, 1 + checks), fill<<<256, 256>>>(b, b16, nb, 7 + checks), fill<H><<<16, 256>>>(nullptr, bias16, c.n, 9 + checks);
     // The bias is one that both types can hold.
-    std::vector<bf16> host16(c.n);
+    std::vector<H> host16(c.n);
     std::vector<float> host(c.n);
     CHECK(cudaMemcpy(host16.data(), bias16, c.n * 2, cudaMemcpyDeviceToHost));
-    for (int i = 0; i < c.n; i++) host[i] = __bfloat162float(host16[i]);
+    for (int i = 0; i < c.n; i++) host[i] = (float)host16[i];
     CHECK(cudaMemcpy(bias, host.data(), c.n * 4, cudaMemcpyHostToDevice));
     const float *add = with_bias ? bias : nullptr;
-    const bf16 *add16 = with_bias ? bias16 : nullptr;
+    const H *add16 = with_bias ? bias16 : nullptr;
     reference<<<1024, 256>>>(a, b, expected, add, c.m, c.n, c.k, c.ta, c.tb, c.sa(), c.sb(), c.batch);
     reference<<<1024, 256>>>(a16, b16, expected16, add, c.m, c.n, c.k, c.ta, c.tb, c.sa(), c.sb(), c.batch);
     CHECK(cudaDeviceSynchronize());
-    for (int tile : {128, 64})
+    for (int tile : IS_BF16 ? std::vector<int>{128, 64} : std::vector<int>{})
       judge(tile == 128 ? "simt 128" : "simt 64", c, false, expected, 1e-5, [&] { simt(c, a, b, out, add, tile, splits); });
-    if (c.m == 1 || c.n == 1) judge("vector", c, false, expected, 1e-5, [&] { vector_product(c, a, b, out, add, splits); });
-    judge("mma tf32", c, false, expected, 1e-3, [&] { mma(c, a, b, out, add, false, splits); });
+    if (IS_BF16 && (c.m == 1 || c.n == 1)) judge("vector", c, false, expected, 1e-5, [&] { vector_product(c, a, b, out, add, splits); });
+    if (IS_BF16) judge("mma tf32", c, false, expected, 1e-3, [&] { mma(c, a, b, out, add, false, splits); });
     for (bool out16 : {false, true}) {
-      const double bar = out16 ? 4e-3 : 5e-5;
+      const double bar = !out16 ? 5e-5 : IS_BF16 ? 4e-3 : 5e-4;
       const void *any = out16 ? (const void *)add16 : (const void *)add;
-      judge("mma bf16", c, out16, expected16, bar, [&] { mma(c, a16, b16, out, any, out16, splits); });
+      judge(IS_BF16 ? "mma bf16" : "mma fp16", c, out16, expected16, bar, [&] { mma(c, a16, b16, out, any, out16, splits); });
       if (!hopper_takes(c)) continue;
       judge("hopper 256", c, out16, expected16, bar, [&] { hopper(c, a16, b16, out, any, out16, 256, splits); });
       judge("hopper 128", c, out16, expected16, bar, [&] { hopper(c, a16, b16, out, any, out16, 128, splits); });
@@ -308,8 +317,8 @@ struct Checker {
   }
 };
 
-static void check_all() {
-  Checker check;
+template <typename H> static void check_type() {
+  Checker<H> check;
   for (int layout = 0; layout < 4; layout++) {
     const bool ta = layout & 2, tb = layout & 1;
     auto run = [&](int m, int n, int k, int batch, bool one_a, bool one_b, bool bias, int splits) {
@@ -332,6 +341,10 @@ static void check_all() {
     run(333, 1, 1024, 2, false, false, true, 4);
     run(1, 512, 1024, 1, false, false, true, 8);
   }
+}
+static void check_all() {
+  check_type<bf16>();
+  check_type<__half>();
   printf("%d of %d checks failed\n", failures, checks);
 }
 
@@ -411,7 +424,7 @@ static void time_case(const ProductsLt &lt, const Case &c, bool out16, bool with
 
   if (!with_float32) return;
   float *x = device<float>(na), *y = device<float>(nb), *z = device<float>(no);
-  fill<<<1024, 256>>>(x, nullptr, na, 1), fill<<<1024, 256>>>(y, nullptr, nb, 2);
+  fill<bf16><<<1024, 256>>>(x, nullptr, na, 1), fill<bf16><<<1024, 256>>>(y, nullptr, nb, 2);
   library = 0;
   for (int compute : {77, 68}) {
     printf("  float32 operands, %s\n", compute == 77 ? "tf32" : "true float32");

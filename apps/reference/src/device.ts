@@ -19,7 +19,12 @@ export const deviceNames = ['auto', 'cuda', 'webgpu', 'wasm', 'cpu'] as const;
 export type DeviceName = (typeof deviceNames)[number];
 
 /** How matrix products are computed on the cuda device. */
-export const precisions = ['float32', 'tf32', 'bf16'] as const satisfies readonly Precision[];
+export const precisions = [
+  'float32',
+  'tf32',
+  'bf16',
+  'fp16',
+] as const satisfies readonly Precision[];
 
 /** What a device turned out to be. */
 export interface Device {
@@ -64,10 +69,17 @@ export function deviceKey(): string {
   return backend instanceof CudaBackend ? `cuda ${backend.precision}` : tf.getBackend();
 }
 
+const storages: Record<Precision, ExpertStorage> = {
+  float32: 'float32',
+  tf32: 'float32',
+  bf16: 'bfloat16',
+  fp16: 'float16',
+};
+
 /** How experts are stored on the current device unless asked otherwise: as its products read them. */
 export function deviceStorage(): ExpertStorage {
   const backend = tf.backend();
-  return backend instanceof CudaBackend && backend.precision === 'bf16' ? 'bfloat16' : 'float32';
+  return storages[backend instanceof CudaBackend ? backend.precision : 'float32'];
 }
 
 /** Makes the devices of this app known; the options are theirs from then on. */

@@ -4,7 +4,7 @@ import '@tensorflow/tfjs-backend-cpu';
 import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { bf16Bits, ofBf16 } from '../testing/bf16.js';
+import { nearest } from '../testing/halves.js';
 import { emulated } from '../testing/emulated.js';
 import { kernel } from './launch.js';
 
@@ -134,38 +134,44 @@ emulated('the backend', (cuda) => {
     expect(cuda().memory().numBytesInGPUFree).toBe(0);
   });
 
-  test('the bf16 form is made once, rounded to nearest even, and dropped when the tensor is changed in place', () => {
-    fc.assert(
-      fc.property(
-        fc.array(fc.float({ noNaN: true, noDefaultInfinity: true }), {
-          minLength: 1,
-          maxLength: 50,
-        }),
-        (values) => {
-          const t = tf.tensor1d(values, 'float32');
-          const from = t.dataSync().slice();
-          expect(cuda().has16(t)).toBe(false);
-          const pointer = cuda().pointer16(t);
-          expect(cuda().pointer16(t)).toBe(pointer);
-          expect(cuda().has16(t)).toBe(true);
-          // Seen as the only form of another tensor, whose float32 form is converted back.
-          const only = cuda().output16([values.length]);
-          cuda().copy(only.pointer, pointer, values.length * 2);
-          expect(cuda().has16(only)).toBe(true);
-          const back = cuda().readSync(only.dataId) as Float32Array;
-          expect([...back]).toEqual([...from].map((x) => ofBf16(bf16Bits(x))));
-          cuda().mutablePointer(t);
-          expect(cuda().has16(t)).toBe(false);
-          cuda().disposeData(only.dataId);
-          t.dispose();
-        },
-      ),
-      { numRuns: 30 },
-    );
-    const ints = tf.tensor1d([1], 'int32');
-    expect(() => cuda().pointer16(ints)).toThrow(/int32 tensor has no bf16 form/);
-    ints.dispose();
-  });
+  test.each([
+    ['bf16', {}],
+    ['fp16', { min: -65504, max: 65504 }],
+  ] as const)(
+    'the %s form is made once, rounded to nearest even, and dropped when the tensor is changed in place',
+    (type, range) => {
+      fc.assert(
+        fc.property(
+          fc.array(fc.float({ noNaN: true, noDefaultInfinity: true, ...range }), {
+            minLength: 1,
+            maxLength: 50,
+          }),
+          (values) => {
+            const t = tf.tensor1d(values, 'float32');
+            const from = t.dataSync().slice();
+            expect(cuda().has16(t, type)).toBe(false);
+            const pointer = cuda().pointer16(t, type);
+            expect(cuda().pointer16(t, type)).toBe(pointer);
+            expect(cuda().has16(t, type)).toBe(true);
+            // Seen as the only form of another tensor, whose float32 form is converted back.
+            const only = cuda().output16([values.length], type);
+            cuda().copy(only.pointer, pointer, values.length * 2);
+            expect(cuda().isOnly16(only, type)).toBe(true);
+            const back = cuda().readSync(only.dataId) as Float32Array;
+            expect([...back]).toEqual([...from].map(nearest[type]));
+            cuda().mutablePointer(t);
+            expect(cuda().has16(t, type)).toBe(false);
+            cuda().disposeData(only.dataId);
+            t.dispose();
+          },
+        ),
+        { numRuns: 30 },
+      );
+      const ints = tf.tensor1d([1], 'int32');
+      expect(() => cuda().pointer16(ints, type)).toThrow(`int32 tensor has no ${type} form`);
+      ints.dispose();
+    },
+  );
 
   test('a read that is under way gets the values of a tensor that is disposed and overwritten meanwhile', async () => {
     const size = 3 * 2 ** 20;

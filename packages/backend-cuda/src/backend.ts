@@ -33,12 +33,17 @@ import {
   bytesOf,
   bytesPerElement,
   emptyValues,
+  HALF_TYPES,
+  type HalfType,
   type TensorRecord,
   typedValues,
 } from './tensor-data.js';
 
-/** How float32 matrix products are computed: exactly, with TF32 operands, or with bf16 operands; sums are float32. */
-export type Precision = 'float32' | 'tf32' | 'bf16';
+/**
+ * How float32 matrix products are computed: exactly, or with operands in TF32, bf16 or fp16; sums are float32. fp16 has
+ * three more bits of mantissa than bf16 and nothing beyond 65,504; it is for inference, and gradients are in TF32 there.
+ */
+export type Precision = 'float32' | 'tf32' | HalfType;
 
 /** Three sizes of a grid or a block. */
 export type Extent = number | readonly [number, number, number];
@@ -50,14 +55,20 @@ const MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
 /** Values of at most this many bytes stay on the host after their upload: kernels may ask for them (shapes, axes). */
 const KEPT_HOST_BYTES = 1024;
 
-const toBf16 = kernel('convert', 'convert_f32_to_bf16', 'p p l');
-const fromBf16 = kernel('convert', 'convert_bf16_to_f32', 'p p l');
+const toHalf: Record<HalfType, Kernel> = {
+  bf16: kernel('convert', 'convert_f32_to_bf16', 'p p l'),
+  fp16: kernel('convert', 'convert_f32_to_f16', 'p p l'),
+};
+const fromHalf: Record<HalfType, Kernel> = {
+  bf16: kernel('convert', 'convert_bf16_to_f32', 'p p l'),
+  fp16: kernel('convert', 'convert_f16_to_f32', 'p p l'),
+};
 
 /**
  * TensorFlow.js on one NVIDIA GPU. All work goes to one stream, in order, and nothing but readSync waits for it.
  *
  * Tensors live on the device; what the host writes is uploaded when a kernel first asks for its address. A float32
- * tensor may exist in float32, in bf16 or in both forms. Kernels are functions over device addresses: they take
+ * tensor may exist in float32, in bf16 or fp16, or in several forms. Kernels are functions over device addresses: they take
  * {@link CudaBackend.pointer} of their inputs, make {@link CudaBackend.output} and {@link CudaBackend.launch}.
  */
 export class CudaBackend extends KernelBackend {
@@ -124,44 +135,45 @@ export class CudaBackend extends KernelBackend {
 
   /**
    * Device address of a tensor's float32, int32 or bool form. Uploads host values when first asked; converts where only
-   * the bf16 form exists.
+   * a form of 16 bits exists.
    */
   pointer(t: TensorInfo): number {
     const record = this.#data.get(t.dataId);
     return (record.block ?? this.#materialize(record)).pointer;
   }
 
-  /** Device address of a float32 tensor's bf16 form, which is made once and kept with the tensor. */
-  pointer16(t: TensorInfo): number {
+  /** Device address of a float32 tensor's form of 16 bits, which is made once and kept with the tensor. */
+  pointer16(t: TensorInfo, type: HalfType = 'bf16'): number {
     const record = this.#data.get(t.dataId);
-    if (record.block16 === undefined) {
+    let block = record.halves[type];
+    if (block === undefined) {
       if (record.dtype !== 'float32') {
-        throw new D2DMoEError('CUDA_DTYPE', `A ${record.dtype} tensor has no bf16 form.`);
+        throw new D2DMoEError('CUDA_DTYPE', `A ${record.dtype} tensor has no ${type} form.`);
       }
       const from = (record.block ?? this.#materialize(record)).pointer;
-      const block = this.#allocator.allocate(record.size * 2);
-      this.#convert(toBf16, from, block.pointer, record.size);
-      record.block16 = block;
+      block = this.#allocator.allocate(record.size * 2);
+      this.#convert(toHalf[type], from, block.pointer, record.size);
+      record.halves[type] = block;
     }
-    return record.block16.pointer;
+    return block.pointer;
   }
 
   /** Device address for a kernel that writes the bf16 form of a float32 tensor beside the float32 one. */
   form16(t: TensorInfo): number {
     const record = this.#data.get(t.dataId);
-    record.block16 ??= this.#allocator.allocate(record.size * 2);
-    return record.block16.pointer;
+    record.halves.bf16 ??= this.#allocator.allocate(record.size * 2);
+    return record.halves.bf16.pointer;
   }
 
-  /** Whether the bf16 form exists: a kernel that can read either form then reads this one. */
-  has16(t: TensorInfo): boolean {
-    return this.#data.get(t.dataId).block16 !== undefined;
+  /** Whether a form of 16 bits exists: a kernel that can read it in place of the float32 one then does. */
+  has16(t: TensorInfo, type: HalfType = 'bf16'): boolean {
+    return this.#data.get(t.dataId).halves[type] !== undefined;
   }
 
-  /** Whether a float32 tensor exists in bf16 form only: a kernel that moves elements then keeps that form. */
-  isOnly16(t: TensorInfo): boolean {
-    const { block, block16, values } = this.#data.get(t.dataId);
-    return block16 !== undefined && block === undefined && values === undefined;
+  /** Whether a float32 tensor exists in a form of 16 bits only: a kernel that moves elements then keeps that form. */
+  isOnly16(t: TensorInfo, type: HalfType = 'bf16'): boolean {
+    const { block, halves, values } = this.#data.get(t.dataId);
+    return halves[type] !== undefined && block === undefined && values === undefined;
   }
 
   /** A tensor's values where the host has them, for checks that must not wait for the device. */
@@ -172,14 +184,13 @@ export class CudaBackend extends KernelBackend {
 
   /**
    * Device address for a kernel that changes a tensor in place (optimizers). Everything derived from the old values, the
-   * host copy and the bf16 form, is dropped.
+   * host copy and the forms of 16 bits, is dropped.
    */
   mutablePointer(t: TensorInfo): number {
     const pointer = this.pointer(t);
     const record = this.#data.get(t.dataId);
     record.values = undefined;
-    if (record.block16 !== undefined) this.#allocator.free(record.block16);
-    record.block16 = undefined;
+    this.#freeHalves(record);
     return pointer;
   }
 
@@ -191,12 +202,12 @@ export class CudaBackend extends KernelBackend {
     return { dataId, shape: shape as number[], dtype, pointer: block.pointer };
   }
 
-  /** A new float32 tensor in uninitialized bf16 form; whoever asks for its float32 form gets it converted. */
-  output16(shape: readonly number[]): Output {
+  /** A new float32 tensor in an uninitialized form of 16 bits; whoever asks for its float32 form gets it converted. */
+  output16(shape: readonly number[], type: HalfType = 'bf16'): Output {
     const size = util.sizeFromShape(shape as number[]);
-    const block16 = this.#allocator.allocate(size * 2);
-    const dataId = this.#add(record('float32', size, { block16 }));
-    return { dataId, shape: shape as number[], dtype: 'float32', pointer: block16.pointer };
+    const block = this.#allocator.allocate(size * 2);
+    const dataId = this.#add(record('float32', size, { halves: { [type]: block } }));
+    return { dataId, shape: shape as number[], dtype: 'float32', pointer: block.pointer };
   }
 
   /** Another tensor over the same data: reshape, identity. */
@@ -411,7 +422,7 @@ export class CudaBackend extends KernelBackend {
   }
 
   /**
-   * The values; the thread is free while the device works. What is in bf16 alone comes as float32.
+   * The values; the thread is free while the device works. What is in 16 bits alone comes as float32.
    *
    * @throws D2DMoEError `CUDA_CAPTURE` while a graph is recorded, `CUDA_DEVICE_LOST`, `CUDA_FAILED`
    */
@@ -579,17 +590,24 @@ export class CudaBackend extends KernelBackend {
   /** New data over the same memory. */
   #share(from: TensorRecord, isPart: boolean): DataId {
     if (from.block !== undefined) this.#allocator.retain(from.block);
-    if (from.block16 !== undefined) this.#allocator.retain(from.block16);
-    return this.#add({ ...from, refCount: 1, isPart });
+    for (const block of Object.values(from.halves)) this.#allocator.retain(block);
+    return this.#add({ ...from, halves: { ...from.halves }, refCount: 1, isPart });
   }
 
   #free(record: TensorRecord): void {
     record.refCount = 0;
     if (record.block !== undefined) this.#allocator.free(record.block);
-    if (record.block16 !== undefined) this.#allocator.free(record.block16);
+    this.#freeHalves(record);
     record.block = undefined;
-    record.block16 = undefined;
     record.values = undefined;
+  }
+
+  #freeHalves({ halves }: TensorRecord): void {
+    for (const type of HALF_TYPES) {
+      const block = halves[type];
+      if (block !== undefined) this.#allocator.free(block);
+      delete halves[type];
+    }
   }
 
   /** Called after the garbage collector has taken a tensor; those that were disposed hold nothing any more. */
@@ -606,8 +624,10 @@ export class CudaBackend extends KernelBackend {
 
   #materialize(record: TensorRecord): Block {
     const block = this.#allocator.allocate(record.size * bytesPerElement(record.dtype));
-    if (record.block16 !== undefined) {
-      this.#convert(fromBf16, record.block16.pointer, block.pointer, record.size);
+    const type = HALF_TYPES.find((type) => record.halves[type] !== undefined);
+    const half = type && record.halves[type];
+    if (type !== undefined && half !== undefined) {
+      this.#convert(fromHalf[type], half.pointer, block.pointer, record.size);
     } else if (record.values !== undefined) {
       const values = typedValues(record.values, record.dtype) as TypedArray;
       this.#upload(block.pointer, bytesOf(values));
@@ -696,9 +716,9 @@ export class CudaBackend extends KernelBackend {
 function record(
   dtype: DataType,
   size: number,
-  parts: Partial<Pick<TensorRecord, 'values' | 'block' | 'block16' | 'complexTensorInfos'>>,
+  parts: Partial<Pick<TensorRecord, 'values' | 'block' | 'halves' | 'complexTensorInfos'>>,
 ): TensorRecord {
-  const { values, block, block16, complexTensorInfos } = parts;
+  const { values, block, halves = {}, complexTensorInfos } = parts;
   return {
     dtype,
     size,
@@ -706,7 +726,7 @@ function record(
     // tfjs writes data without values too.
     values: values ?? undefined,
     block,
-    block16,
+    halves,
     complexTensorInfos,
     isPart: false,
   };

@@ -11,6 +11,7 @@ export { cudaKernel } from './kernels/config.js';
 export type { Argument, Kernel } from './launch.js';
 export { kernel } from './launch.js';
 export { cudaKernels, registerCudaKernels } from './register.js';
+export type { HalfType } from './tensor-data.js';
 export type { UseCudaOptions } from './use-cuda.js';
 export { useCuda } from './use-cuda.js';
 export type { LtProducts } from './products/lt-products.js';

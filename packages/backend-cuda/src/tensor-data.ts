@@ -3,6 +3,14 @@ import type { BackendValues, DataType, TensorInfo, TypedArray } from '@tensorflo
 import { util } from '@tensorflow/tfjs-core';
 import type { Block } from './driver/allocator.js';
 
+/** The types of 16 bits that a float32 tensor may be on the device in. */
+export const HALF_TYPES = ['bf16', 'fp16'] as const;
+export type HalfType = (typeof HALF_TYPES)[number];
+
+/** A type, or a precision, where it is one of 16 bits. */
+export const halfTypeOf = (type: string): HalfType | undefined =>
+  HALF_TYPES.find((half) => half === type);
+
 /** What the backend knows of one tensor's data. */
 export interface TensorRecord {
   readonly dtype: DataType;
@@ -13,8 +21,8 @@ export interface TensorRecord {
   values: BackendValues | undefined;
   /** The float32, int32 or bool form on the device. */
   block: Block | undefined;
-  /** The bf16 form on the device. */
-  block16: Block | undefined;
+  /** The forms of 16 bits on the device. */
+  readonly halves: Partial<Record<HalfType, Block>>;
   /** The two float32 tensors of a complex64 one. */
   complexTensorInfos: { readonly real: TensorInfo; readonly imag: TensorInfo } | undefined;
   /** Whether this is one of the two. */

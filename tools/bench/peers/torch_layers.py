@@ -1,8 +1,8 @@
-"""Times torch's dense bf16 FFN layers in replays of a CUDA graph, over weights that rotate past the cache.
+"""Times torch's dense FFN layers in 16 bits in replays of a CUDA graph, over weights that rotate past the cache.
 
-    python3 tools/bench/peers/torch_layers.py '["197,768,3072,false"]'
+    python3 tools/bench/peers/torch_layers.py '["197,768,3072,false,bf16"]'
 
-A layer is "rows,d,hidden,gated": linear, relu, linear with biases; a gated one has no biases. Prints one line of JSON:
+A layer is "rows,d,hidden,gated,type": linear, relu, linear with biases; a gated one has no biases. Prints one line of JSON:
 {layer: {"median", "low", "high", "runs"}} in milliseconds, as torch_products.py does.
 """
 
@@ -14,15 +14,17 @@ from torch_products import RUNS, milliseconds, quantile
 
 ROTATED_BYTES = 256 * 2**20
 MOST_LAYERS = 16
-
-
-def random(*shape: int) -> torch.Tensor:
-    return ((torch.rand(shape, device="cuda") * 2 - 1) / shape[-1] ** 0.5).to(torch.bfloat16)
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def time_layer(name: str) -> dict:
-    rows, d, hidden = (int(word) for word in name.split(",")[:3])
-    gated = name.endswith("true")
+    *sizes, gated, kind = name.split(",")
+    rows, d, hidden = (int(size) for size in sizes)
+    gated = gated == "true"
+
+    def random(*shape: int) -> torch.Tensor:
+        return ((torch.rand(shape, device="cuda") * 2 - 1) / shape[-1] ** 0.5).to(TYPES[kind])
+
     count = max(2, min(MOST_LAYERS, -(-ROTATED_BYTES // (hidden * d * (6 if gated else 4)))))
     up = [random(2 * hidden if gated else hidden, d) for _ in range(count)]
     down = [random(d, hidden) for _ in range(count)]

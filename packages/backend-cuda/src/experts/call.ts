@@ -1,4 +1,5 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
+import type { HalfType } from '../tensor-data.js';
 
 /** Activation of an FFN's hidden neurons, as packages/kernels names them; the kernels number them in this order. */
 export const ACTIVATIONS = ['relu', 'gelu', 'gelu_tanh', 'silu'] as const;
@@ -7,6 +8,9 @@ export type Activation = (typeof ACTIVATIONS)[number];
 /** How packed weights lie on the device. */
 export const STORAGES = ['float32', 'float16', 'bfloat16', 'int8'] as const;
 export type Storage = (typeof STORAGES)[number];
+
+/** The type of 16 bits that x and results have beside weights in a storage of that type. */
+export const HALF_OF: Partial<Record<Storage, HalfType>> = { float16: 'fp16', bfloat16: 'bf16' };
 
 /** Bytes of one weight. */
 export const WEIGHT_BYTES: Record<Storage, number> = {
@@ -56,7 +60,7 @@ export interface ExpertsCall {
   readonly storage: Storage;
   /** Share of (row, expert) pairs that the caller expects to be selected; undefined where it does not say. */
   readonly density: number | undefined;
-  /** float32 [N, dIn] */
+  /** float32 [N, dIn], in whatever form it is on the device. */
   readonly x: TensorInfo;
   /** bool [N, experts] */
   readonly selection: TensorInfo;

@@ -49,7 +49,7 @@ export function dozensFits(backend: CudaBackend, call: ExpertsCall): boolean {
  * two launches, each of which begins to read weights while what is before it still runs. Equal calls give equal bits.
  *
  * @param call One that {@link dozensFits}.
- * @returns [N, dOut], in bf16 where the backend's precision is.
+ * @returns [N, dOut], in 16 bits where the backend's precision is.
  */
 export function dozensRows(backend: CudaBackend, call: ExpertsCall): TensorInfo {
   return inLaunches(backend, call, DOZENS_ROWS, (part, at) => launch(backend, part, at));

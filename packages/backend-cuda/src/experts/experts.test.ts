@@ -93,11 +93,14 @@ emulated('the expert op', (cuda) => {
     );
   });
 
-  test('in bf16 end to end', () => {
-    cuda().precision = 'bf16';
-    for (const rows of [1, 5, 20]) {
-      const [actual, expected] = results({ ...fixed, rows }, 'bfloat16');
-      expect(relativeError(actual, expected)).toBeLessThanOrEqual(1e-2);
+  test.each([
+    ['bf16', 'bfloat16', 1e-2],
+    ['fp16', 'float16', 2e-3],
+  ] as const)('in %s end to end', (precision, storage, bar) => {
+    cuda().precision = precision;
+    for (const rows of [1, 5, 20, 70, 600]) {
+      const [actual, expected] = results({ ...fixed, rows }, storage);
+      expect(relativeError(actual, expected)).toBeLessThanOrEqual(bar);
     }
   });
 

@@ -50,7 +50,7 @@ export function fewFits(backend: CudaBackend, call: ExpertsCall, routerWidth = 0
  * read, once.
  *
  * @param router Selects in place of call.selection.
- * @returns [N, dOut], in bf16 where the backend's precision is.
+ * @returns [N, dOut], in 16 bits where the backend's precision is.
  */
 export function fewRows(
   backend: CudaBackend,

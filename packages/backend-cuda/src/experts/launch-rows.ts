@@ -1,14 +1,17 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
-import { ACTIVATIONS, type ExpertsCall, type Storage, WEIGHT_BYTES } from './call.js';
+import { HALF_TYPES, type HalfType, halfTypeOf } from '../tensor-data.js';
+import { ACTIVATIONS, type ExpertsCall, HALF_OF, type Storage, WEIGHT_BYTES } from './call.js';
 
 /** Where the rows of a launch are. */
 export interface LaunchRows {
   readonly x: number;
-  readonly isX16: boolean;
+  /** The type of x where it is not float32. */
+  readonly halfX: HalfType | undefined;
   readonly selection: number;
   readonly out: number;
-  readonly isOut16: boolean;
+  /** The same of the result. */
+  readonly halfOut: HalfType | undefined;
 }
 
 /**
@@ -17,7 +20,7 @@ export interface LaunchRows {
  * @param most Rows of a launch.
  * @param launch Gets the call with the rows of one launch alone, and where these are.
  * @param isRouted Whether launches select for themselves: there is no call.selection.
- * @returns [N, dOut], in bf16 where the backend's precision is.
+ * @returns [N, dOut], in 16 bits where the backend's precision is.
  */
 export function inLaunches(
   backend: CudaBackend,
@@ -27,21 +30,25 @@ export function inLaunches(
   isRouted = false,
 ): TensorInfo {
   const { rows, dIn, dOut, experts, storage } = call;
-  const isOut16 = backend.precision === 'bf16';
+  const halfOut = halfTypeOf(backend.precision);
   const shape = [rows, dOut];
-  const out = isOut16 ? backend.output16(shape) : backend.output(shape, 'float32');
-  const isX16 = backend.has16(call.x) && (storage === 'bfloat16' || backend.isOnly16(call.x));
-  const x = isX16 ? backend.pointer16(call.x) : backend.pointer(call.x);
+  const out = halfOut ? backend.output16(shape, halfOut) : backend.output(shape, 'float32');
+  const own = HALF_OF[storage];
+  const halfX =
+    own && backend.has16(call.x, own)
+      ? own
+      : HALF_TYPES.find((type) => backend.isOnly16(call.x, type));
+  const x = halfX ? backend.pointer16(call.x, halfX) : backend.pointer(call.x);
   const selection = isRouted ? 0 : backend.pointer(call.selection);
   for (let first = 0; first < rows; first += most) {
     launch(
       { ...call, rows: Math.min(most, rows - first) },
       {
-        x: x + first * dIn * (isX16 ? 2 : 4),
-        isX16,
+        x: x + first * dIn * (halfX ? 2 : 4),
+        halfX,
         selection: selection + first * experts,
-        out: out.pointer + first * dOut * (isOut16 ? 2 : 4),
-        isOut16,
+        out: out.pointer + first * dOut * (halfOut ? 2 : 4),
+        halfOut,
       },
     );
   }
@@ -82,6 +89,9 @@ export function inputArguments(call: ExpertsCall, at: LaunchRows): number[] {
   ];
 }
 
+/** As the kernels number types: float32, then those of 16 bits. */
+const typeCode = (half: HalfType | undefined) => (half ? HALF_TYPES.indexOf(half) + 1 : 0);
+
 /** What follows the last pointer: sizes, activation, and the types of x and the result. */
 export function shapeArguments(call: ExpertsCall, at: LaunchRows): number[] {
   return [
@@ -91,7 +101,7 @@ export function shapeArguments(call: ExpertsCall, at: LaunchRows): number[] {
     call.experts,
     call.expertSize,
     ACTIVATIONS.indexOf(call.activation),
-    at.isX16 ? 1 : 0,
-    at.isOut16 ? 1 : 0,
+    typeCode(at.halfX),
+    typeCode(at.halfOut),
   ];
 }

@@ -3,7 +3,7 @@ import type { CudaBackend } from '../backend.js';
 import { withScratch } from '../kernels/run.js';
 import { kernel } from '../launch.js';
 import { matMul } from '../products/mat-mul.js';
-import { ACTIVATIONS, type ExpertsCall, pitchOf, type Storage } from './call.js';
+import { ACTIVATIONS, type ExpertsCall, HALF_OF, pitchOf, type Storage } from './call.js';
 
 const unpackKernel = (name: string) =>
   kernel('experts-composed', `experts_unpack_${name}`, 'p p p l i i');
@@ -13,30 +13,35 @@ const unpackKernels: Record<Storage, ReturnType<typeof unpackKernel>> = {
   bfloat16: unpackKernel('bf16'),
   int8: unpackKernel('int8'),
 };
-const activateFloat32 = kernel('experts-composed', 'experts_activate_f32', 'p p p p p l i i i');
-const activateBf16 = kernel('experts-composed', 'experts_activate_bf16', 'p p p p p l i i i');
+const activateKernel = (name: string) =>
+  kernel('experts-composed', `experts_activate_${name}`, 'p p p p p l i i i');
+const activateKernels = {
+  float32: activateKernel('f32'),
+  bf16: activateKernel('bf16'),
+  fp16: activateKernel('f16'),
+};
 
 /** Most hidden activations in memory at once. */
 const MOST_HIDDEN = 2 ** 28;
 
 /**
  * The expert op as a dense FFN whose hidden activations are masked: takes any shape and storage, at the cost of the
- * dense one. bf16 weights are multiplied as they are; others go through float32 in memory.
+ * dense one. Weights of 16 bits are multiplied as they are; others go through float32 in memory.
  */
 export function maskedDense(backend: CudaBackend, call: ExpertsCall): TensorInfo {
   const { rows, dIn, dOut, hidden, storage, gate } = call;
   const out = backend.output([rows, dOut], 'float32');
   const isDense = pitchOf(dIn, storage) === dIn && pitchOf(dOut, storage) === dOut;
-  const is16 = storage === 'bfloat16' && isDense;
-  const operands = is16 ? 'bf16' : 'float32';
-  const bytes = is16 ? 2 : 4;
-  const x = is16 ? backend.pointer16(call.x) : backend.pointer(call.x);
+  const half = isDense ? HALF_OF[storage] : undefined;
+  const operands = half ?? 'float32';
+  const bytes = half ? 2 : 4;
+  const x = half ? backend.pointer16(call.x, half) : backend.pointer(call.x);
   const selection = backend.pointer(call.selection);
   const span = Math.max(1, Math.min(rows, Math.floor(MOST_HIDDEN / hidden)));
 
   /** Calls `use` with a packed matrix, `which` of up, gate and down, in the products' form. */
   const plain = (packed: number, which: 0 | 1 | 2, use: (matrix: number) => void) => {
-    if (isDense && (is16 || storage === 'float32')) return use(packed);
+    if (isDense && (half || storage === 'float32')) return use(packed);
     const width = which === 2 ? dOut : dIn;
     return withScratch(backend, hidden * width * 4, (matrix) => {
       backend.launch(unpackKernels[storage], backend.blocks(hidden * width), 256, [
@@ -70,7 +75,7 @@ export function maskedDense(backend: CudaBackend, call: ExpertsCall): TensorInfo
         );
       project(call.up, 0, up);
       if (gate !== 0) project(gate, 1, gated);
-      backend.launch(is16 ? activateBf16 : activateFloat32, backend.blocks(m * hidden), 256, [
+      backend.launch(activateKernels[operands], backend.blocks(m * hidden), 256, [
         up,
         gated,
         selection + first * call.experts,

@@ -43,13 +43,16 @@ emulated('the expert op for few rows of many weights', (cuda) => {
     );
   });
 
-  test('in bf16 end to end', () => {
-    cuda().precision = 'bf16';
+  test.each([
+    ['bf16', 'bfloat16', 1e-2],
+    ['fp16', 'float16', 2e-3],
+  ] as const)('in %s end to end', (precision, storage, bar) => {
+    cuda().precision = precision;
     const shape = { rows: 11, dIn: 64, dOut: 64, experts: 10, expertSize: 6 } as const;
     const kinds = { activation: 'gelu', biases: true, density: 0.4, seed: 3 } as const;
     for (const gated of [true, false]) {
-      const { actual, expected } = results({ ...shape, ...kinds, gated }, 'bfloat16');
-      expect(relativeError(actual, expected)).toBeLessThanOrEqual(1e-2);
+      const { actual, expected } = results({ ...shape, ...kinds, gated }, storage);
+      expect(relativeError(actual, expected)).toBeLessThanOrEqual(bar);
     }
   });
 

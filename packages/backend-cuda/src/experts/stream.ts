@@ -81,7 +81,7 @@ function sharedBytes(call: ExpertsCall, ranks: number): number {
  * pause. Equal calls give equal bits.
  *
  * @param call One that {@link streamFits}.
- * @returns [N, dOut], in bf16 where the backend's precision is.
+ * @returns [N, dOut], in 16 bits where the backend's precision is.
  */
 export function streamRows(backend: CudaBackend, call: ExpertsCall): TensorInfo {
   return inLaunches(backend, call, STREAM_ROWS, (part, at) => launch(backend, part, at));

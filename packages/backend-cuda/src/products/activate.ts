@@ -2,8 +2,15 @@ import type { CudaBackend } from '../backend.js';
 import { kernel } from '../launch.js';
 import { type Activation, BYTES, type FullProduct } from './product.js';
 
-const float32Kernel = kernel('products-activate', 'products_activate_f32', 'p l i f');
-const bf16Kernel = kernel('products-activate', 'products_activate_bf16', 'p l i f');
+const activateKernel = (type: string) =>
+  kernel('products-activate', `products_activate_${type}`, 'p l i f');
+const float32Kernel = activateKernel('f32');
+const kernels = {
+  float32: float32Kernel,
+  bf16: activateKernel('bf16'),
+  fp16: activateKernel('f16'),
+  int32: float32Kernel,
+};
 
 /** As products-activate.cu numbers them. */
 const CODES: Record<Activation, number> = {
@@ -24,11 +31,7 @@ export function activate(backend: CudaBackend, product: FullProduct): void {
   const vectors = Math.ceil((count * BYTES[result]) / 16);
   for (let item = 0; item < (isDense ? 1 : batch); item++) {
     const pointer = out + item * strideOut * BYTES[result];
-    backend.launch(
-      result === 'bf16' ? bf16Kernel : float32Kernel,
-      backend.blocks(vectors, 256),
-      256,
-      [pointer, count, CODES[activation], alpha],
-    );
+    const args = [pointer, count, CODES[activation], alpha];
+    backend.launch(kernels[result], backend.blocks(vectors, 256), 256, args);
   }
 }

@@ -88,6 +88,7 @@ const types: Record<string, string> = { i: 'int', l: 'uint64', p: 'void *' };
 export const COMPUTE_32F = 68;
 export const COMPUTE_32F_FAST_TF32 = 77;
 export const TYPE_32F = 0;
+export const TYPE_16F = 2;
 export const TYPE_16BF = 14;
 export const DESC_TRANSA = 3;
 export const DESC_TRANSB = 4;

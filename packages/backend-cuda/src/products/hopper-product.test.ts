@@ -5,11 +5,12 @@ import { expect, test } from 'vitest';
 import { relativeError } from '../../../kernels/testing/closeness.js';
 import { emulated } from '../../testing/emulated.js';
 import { referenceProduct } from '../../testing/products.js';
+import { HALF_TYPES, type HalfType } from '../tensor-data.js';
 import { hopperTakes, planHopper } from './hopper-product.js';
 import { hopperProduct } from './own-product.js';
 import { complete, type Product } from './product.js';
 
-/** Multiples of 1/8 in [-1, 1], which bf16 holds: float32 results are off by their sums' rounding alone. */
+/** Multiples of 1/8 in [-1, 1], which both types hold: float32 results are off by their sums' rounding alone. */
 function eighths(count: number, seed: number): Float32Array {
   const random = new Random(seed);
   return Float32Array.from({ length: count }, () => (random.integer(17) - 8) / 8);
@@ -25,7 +26,8 @@ interface Case {
   /** Whether one left matrix serves the whole batch. */
   isShared: boolean;
   hasBias: boolean;
-  result: 'bf16' | 'float32';
+  operands: HalfType;
+  isHalf: boolean;
   seed: number;
 }
 
@@ -42,11 +44,11 @@ function results(backend: Parameters<typeof hopperProduct>[0], c: Case) {
   ).values.map((value, i) => value + (c.hasBias ? (bias[i % n] as number) : 0));
   const actual = tf.tidy(() => {
     const size = [batch, m, n];
-    const isHalf = c.result === 'bf16';
-    const out = isHalf ? backend.output16(size) : backend.output(size, 'float32');
+    const { operands, isHalf } = c;
+    const out = isHalf ? backend.output16(size, operands) : backend.output(size, 'float32');
     const pointer = (values: Float32Array, half: boolean) => {
       const tensor = tf.tensor1d(values);
-      return half ? backend.pointer16(tensor) : backend.pointer(tensor);
+      return half ? backend.pointer16(tensor, operands) : backend.pointer(tensor);
     };
     const product: Product = {
       a: pointer(a, true),
@@ -60,10 +62,10 @@ function results(backend: Parameters<typeof hopperProduct>[0], c: Case) {
       k,
       transposeA,
       transposeB,
-      operands: 'bf16',
-      result: c.result,
+      operands,
+      result: isHalf ? operands : 'float32',
     };
-    const whole = complete('bf16', product);
+    const whole = complete(operands, product);
     expect(hopperTakes(whole)).toBe(true);
     hopperProduct(backend, whole);
     return tf.engine().makeTensorFromTensorInfo(out).dataSync();
@@ -71,7 +73,8 @@ function results(backend: Parameters<typeof hopperProduct>[0], c: Case) {
   return { actual, expected };
 }
 
-const bars = { float32: 1e-6, bf16: 3e-3 };
+const bars = { float32: 1e-6, bf16: 3e-3, fp16: 4e-4 };
+const barOf = ({ isHalf, operands }: Case) => bars[isHalf ? operands : 'float32'];
 
 emulated('products on Hopper', (cuda) => {
   test('give what float64 does, of any shape that the copy engine reads', () => {
@@ -87,7 +90,8 @@ emulated('products on Hopper', (cuda) => {
         transposeB: fc.boolean(),
         isShared: fc.boolean(),
         hasBias: fc.boolean(),
-        result: fc.constantFrom('bf16', 'float32'),
+        operands: fc.constantFrom(...HALF_TYPES),
+        isHalf: fc.boolean(),
         seed: fc.nat(),
       })
       .map((c) => {
@@ -101,13 +105,19 @@ emulated('products on Hopper', (cuda) => {
     fc.assert(
       fc.property(cases, (c) => {
         const { actual, expected } = results(cuda(), c);
-        expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars[c.result]);
+        expect(relativeError(actual, expected)).toBeLessThanOrEqual(barOf(c));
       }),
       { numRuns: 20 },
     );
   });
 
-  const plain = { isShared: false, hasBias: true, result: 'bf16', seed: 1 } as const;
+  const plain = {
+    isShared: false,
+    hasBias: true,
+    isHalf: true,
+    operands: 'bf16',
+    seed: 1,
+  } as const;
 
   test.each([
     [false, false],
@@ -124,7 +134,7 @@ emulated('products on Hopper', (cuda) => {
 
   test('of an odd number of rows, whose results begin anywhere', () => {
     const size = { batch: 2, m: 131, n: 16, k: 24, transposeA: false, transposeB: false };
-    const { actual, expected } = results(cuda(), { ...plain, ...size, result: 'float32' });
+    const { actual, expected } = results(cuda(), { ...plain, ...size, isHalf: false });
     expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars.float32);
   });
 
@@ -132,9 +142,12 @@ emulated('products on Hopper', (cuda) => {
     const size = { batch: 1, m: 24, n: 40, k: 1096, transposeA: false, transposeB: true };
     const product = complete('bf16', { a: 0, b: 0, out: 0, ...size, operands: 'bf16' });
     expect(planHopper(product, cuda().device.multiprocessors).splits).toBeGreaterThan(1);
-    for (const result of ['bf16', 'float32'] as const) {
-      const { actual, expected } = results(cuda(), { ...plain, ...size, result });
-      expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars[result]);
+    for (const operands of HALF_TYPES) {
+      for (const isHalf of [true, false]) {
+        const c = { ...plain, ...size, operands, isHalf };
+        const { actual, expected } = results(cuda(), c);
+        expect(relativeError(actual, expected)).toBeLessThanOrEqual(barOf(c));
+      }
     }
   });
 });

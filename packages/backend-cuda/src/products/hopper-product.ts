@@ -1,5 +1,6 @@
 import type { CudaBackend } from '../backend.js';
 import { type Kernel, kernel } from '../launch.js';
+import { type HalfType, halfTypeOf } from '../tensor-data.js';
 import type { FullProduct } from './product.js';
 import { type Split, splitSum } from './splits.js';
 import { tensorMapsOf } from './tensor-map.js';
@@ -14,17 +15,25 @@ const BOX = 64;
 interface Width {
   columns: 128 | 256;
   stages: number;
-  kernels: Record<'nn' | 'nt' | 'tn' | 'tt', Kernel>;
+  kernels: Record<HalfType, Record<'nn' | 'nt' | 'tn' | 'tt', Kernel>>;
 }
 
 function width(columns: 128 | 256, stages: number): Width {
-  const of = (layout: string) =>
-    kernel(
-      'products.sm90a',
-      `products_hopper_${columns}_${layout}`,
-      'i*32 i*32 p p i i i l i i i i i i',
-    );
-  return { columns, stages, kernels: { nn: of('nn'), nt: of('nt'), tn: of('tn'), tt: of('tt') } };
+  const of = (type: string) => {
+    const layoutKernel = (layout: string) =>
+      kernel(
+        'products.sm90a',
+        `products_hopper_${type}_${columns}_${layout}`,
+        'i*32 i*32 p p i i i l i i i i i i',
+      );
+    return {
+      nn: layoutKernel('nn'),
+      nt: layoutKernel('nt'),
+      tn: layoutKernel('tn'),
+      tt: layoutKernel('tt'),
+    };
+  };
+  return { columns, stages, kernels: { bf16: of('bf16'), fp16: of('f16') } };
 }
 
 const wide = width(256, 4);
@@ -36,7 +45,7 @@ export function hopperTakes(product: FullProduct): boolean {
   const lineA = transposeA ? m : k;
   const lineB = transposeB ? k : n;
   return (
-    product.operands === 'bf16' &&
+    halfTypeOf(product.operands) !== undefined &&
     a % 16 === 0 &&
     b % 16 === 0 &&
     lineA % 8 === 0 &&
@@ -59,7 +68,7 @@ export function planHopper(
 }
 
 /**
- * Enqueues a bf16 product on the tensor cores of sm_90.
+ * Enqueues a product of 16-bit matrices on the tensor cores of sm_90.
  *
  * @param product One that {@link hopperTakes}.
  * @param out Where results go: the product's own, or float32 parts where the sum is split.
@@ -95,7 +104,7 @@ export function launchHopper(
   const bytes = 1024 + stages * (TILE_ROWS + columns) * DEPTH * 2 + 16 * 1024 + stages * 16;
   const layout = `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}` as const;
   backend.launch(
-    kernels[layout],
+    kernels[halfTypeOf(product.operands) ?? 'bf16'][layout],
     Math.min(plan.tiles * splits, backend.device.multiprocessors),
     THREADS,
     [
@@ -112,7 +121,7 @@ export function launchHopper(
       batch === 1 || strideB === 0 ? 0 : 1,
       splits,
       perSplit,
-      splits === 1 && product.result === 'bf16' ? 1 : 0,
+      splits === 1 && halfTypeOf(product.result) ? 1 : 0,
     ],
     bytes,
   );

@@ -2,10 +2,11 @@ import * as tf from '@tensorflow/tfjs-core';
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
 import { relativeError } from '../../../kernels/testing/closeness.js';
-import { bf16Bits, ofBf16 } from '../../testing/bf16.js';
+import { nearest } from '../../testing/halves.js';
 import { emulated } from '../../testing/emulated.js';
 import { referenceProduct } from '../../testing/products.js';
 import type { Precision } from '../backend.js';
+import { halfTypeOf } from '../tensor-data.js';
 import { matMul } from './mat-mul.js';
 import type { ProductType } from './product.js';
 
@@ -18,7 +19,7 @@ function values(count: number, seed: number): Float32Array {
   });
 }
 
-const BARS: Record<Precision, number> = { float32: 1e-5, tf32: 1e-3, bf16: 1e-2 };
+const BARS: Record<Precision, number> = { float32: 1e-5, tf32: 1e-3, bf16: 1e-2, fp16: 1e-3 };
 
 emulated('matrix products', (cuda) => {
   afterEach(() => {
@@ -66,30 +67,34 @@ emulated('matrix products', (cuda) => {
     ] as const;
   };
 
-  test.each(['float32', 'tf32', 'bf16'] as const)('%s matMul agrees with float64', (precision) => {
-    cuda().precision = precision;
-    fc.assert(
-      fc.property(products, (p) => {
-        const [a, b] = inputsOf(p);
-        if (precision === 'bf16') {
-          // As the product takes them: few results whose terms cancel would be as far off as these are rounded.
-          for (const { values } of [a, b])
-            values.forEach((x, i) => (values[i] = ofBf16(bf16Bits(x))));
-        }
-        const expected = referenceProduct(a, b);
-        const before = tf.memory().numTensors;
-        tf.tidy(() => {
-          const x = tf.tensor(a.values, a.shape);
-          const y = tf.tensor(b.values, b.shape);
-          const out = tf.matMul(x, y, a.transpose, b.transpose);
-          expect(out.shape).toEqual(expected.shape);
-          expect(relativeError(out.dataSync(), expected.values)).toBeLessThan(BARS[precision]);
-        });
-        expect(tf.memory().numTensors).toBe(before);
-      }),
-      { numRuns: 25 },
-    );
-  });
+  test.each(['float32', 'tf32', 'bf16', 'fp16'] as const)(
+    '%s matMul agrees with float64',
+    (precision) => {
+      cuda().precision = precision;
+      const half = halfTypeOf(precision);
+      fc.assert(
+        fc.property(products, (p) => {
+          const [a, b] = inputsOf(p);
+          if (half !== undefined) {
+            // As the product takes them: few results whose terms cancel would be as far off as these are rounded.
+            for (const { values } of [a, b])
+              values.forEach((x, i) => (values[i] = nearest[half](x)));
+          }
+          const expected = referenceProduct(a, b);
+          const before = tf.memory().numTensors;
+          tf.tidy(() => {
+            const x = tf.tensor(a.values, a.shape);
+            const y = tf.tensor(b.values, b.shape);
+            const out = tf.matMul(x, y, a.transpose, b.transpose);
+            expect(out.shape).toEqual(expected.shape);
+            expect(relativeError(out.dataSync(), expected.values)).toBeLessThan(BARS[precision]);
+          });
+          expect(tf.memory().numTensors).toBe(before);
+        }),
+        { numRuns: 25 },
+      );
+    },
+  );
 
   const layouts = [
     [false, false],
@@ -104,6 +109,8 @@ emulated('matrix products', (cuda) => {
       { operands: 'float32', result: 'float32', tf32: true, bar: 1e-3 },
       { operands: 'bf16', result: 'bf16', bar: 1e-2 },
       { operands: 'bf16', result: 'float32', bar: 1e-2 },
+      { operands: 'fp16', result: 'fp16', bar: 1e-3 },
+      { operands: 'fp16', result: 'float32', bar: 1e-3 },
     ];
     // Two tiles and a bit each way with steps of 16 bytes and without; a split sum.
     for (const [m, n, k] of [
@@ -121,10 +128,12 @@ emulated('matrix products', (cuda) => {
       for (const { operands, result, tf32, bar } of kinds) {
         tf.tidy(() => {
           const backend = cuda();
-          const pointer = (x: tf.Tensor, type: ProductType) =>
-            type === 'bf16' ? backend.pointer16(x) : backend.pointer(x);
-          const info =
-            result === 'bf16' ? backend.output16([m, n]) : backend.output([m, n], 'float32');
+          const pointer = (x: tf.Tensor, type: ProductType) => {
+            const half = halfTypeOf(type);
+            return half ? backend.pointer16(x, half) : backend.pointer(x);
+          };
+          const half = halfTypeOf(result);
+          const info = half ? backend.output16([m, n], half) : backend.output([m, n], 'float32');
           matMul(backend, {
             a: pointer(tf.tensor1d(a), operands),
             b: pointer(tf.tensor1d(b), operands),

@@ -13,6 +13,7 @@ import { cudaKernel } from '../kernels/config.js';
 import { runKernel } from '../kernels/run.js';
 import { batchRuns } from './batches.js';
 import { matMul } from './mat-mul.js';
+import { halfTypeOf } from '../tensor-data.js';
 import { type Activation, BYTES } from './product.js';
 
 /** What {@link batchMatMul} multiplies. */
@@ -30,8 +31,8 @@ export interface BatchMatMulOptions {
 }
 
 /**
- * op(a) · op(b) over the last two dimensions, the others broadcast. float32 in the backend's precision: under 'bf16' from
- * and to bf16 forms, with float32 sums. int32 modulo 2^32.
+ * op(a) · op(b) over the last two dimensions, the others broadcast. float32 in the backend's precision: under 'bf16' and
+ * 'fp16' from and to that form, with float32 sums. int32 modulo 2^32.
  *
  * @throws D2DMoEError CUDA_SHAPE, CUDA_DTYPE.
  */
@@ -61,13 +62,13 @@ export function batchMatMul(backend: CudaBackend, options: BatchMatMulOptions): 
   }
   const { dims, runs } = batchRuns(a.shape.slice(0, -2), b.shape.slice(0, -2));
   const shape = [...dims, m, n];
-  const is16 = a.dtype === 'float32' && backend.precision === 'bf16';
-  const out = is16 ? backend.output16(shape) : backend.output(shape, a.dtype);
+  const half = a.dtype === 'float32' ? halfTypeOf(backend.precision) : undefined;
+  const out = half ? backend.output16(shape, half) : backend.output(shape, a.dtype);
   if (runs.length === 0 || m === 0 || n === 0) return out;
 
-  const operands = is16 ? 'bf16' : a.dtype;
+  const operands = half ?? a.dtype;
   const bytes = BYTES[operands];
-  const pointer = (t: TensorInfo) => (is16 ? backend.pointer16(t) : backend.pointer(t));
+  const pointer = (t: TensorInfo) => (half ? backend.pointer16(t, half) : backend.pointer(t));
   const [left, right] = [pointer(a), pointer(b)];
   for (const run of runs) {
     // The rows of many left matrices against one right matrix are one product.

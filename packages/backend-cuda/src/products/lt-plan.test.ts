@@ -134,7 +134,7 @@ test('products share a plan exactly if they differ in addresses alone', () => {
     batch: fc.integer({ min: 1, max: 2 }),
     transposeA: fc.boolean(),
     transposeB: fc.boolean(),
-    operands: fc.constantFrom('float32' as const, 'bf16' as const),
+    operands: fc.constantFrom('float32' as const, 'bf16' as const, 'fp16' as const),
     tf32: fc.boolean(),
   });
   const address = fc.integer({ min: 1, max: 9 }).map((i) => i * 256);

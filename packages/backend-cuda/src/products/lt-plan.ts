@@ -20,9 +20,10 @@ import {
   PREFERENCE_REDUCTION_SCHEME_MASK,
   REDUCTION_SCHEME_COMPUTE_TYPE,
   TYPE_16BF,
+  TYPE_16F,
   TYPE_32F,
 } from './cublas-lt.js';
-import { BYTES, type FullProduct } from './product.js';
+import { BYTES, type FullProduct, type ProductType } from './product.js';
 
 /** Bytes that {@link LtPlan} needs of a host memory slot: 1.0, 0.0 and the algorithm. */
 export const SLOT_BYTES = 16 + ALGORITHM_BYTES;
@@ -48,20 +49,26 @@ export function alignmentOf(product: FullProduct): number {
 /** Whether cuBLASLt applies a product's activation itself. */
 export const fusesActivation = ({ activation }: FullProduct): boolean => activation === 'relu';
 
+/** The library's numbers of types; it has no int32 products of ours. */
+const TYPES: Record<ProductType, number> = {
+  float32: TYPE_32F,
+  bf16: TYPE_16BF,
+  fp16: TYPE_16F,
+  int32: TYPE_32F,
+};
+
 /** What two products have in common that can share a plan. */
 export function planKey(product: FullProduct): string {
   const { batch, m, n, k, transposeA, transposeB, operands, result, tf32, bias } = product;
   const flags =
     (transposeA ? 1 : 0) |
     (transposeB ? 2 : 0) |
-    (operands === 'bf16' ? 4 : 0) |
-    (result === 'bf16' ? 8 : 0) |
-    (tf32 ? 16 : 0) |
-    (bias === undefined ? 0 : 32) |
-    (fusesActivation(product) ? 64 : 0);
+    (tf32 ? 4 : 0) |
+    (bias === undefined ? 0 : 8) |
+    (fusesActivation(product) ? 16 : 0);
   const strides =
     batch === 1 ? '' : `,${batch},${product.strideA},${product.strideB},${product.strideOut}`;
-  return `${m},${n},${k},${flags},${alignmentOf(product)}${strides}`;
+  return `${m},${n},${k},${operands},${result},${flags},${alignmentOf(product)}${strides}`;
 }
 
 /**
@@ -97,7 +104,7 @@ export class LtPlan {
     floats[1] = 0;
 
     const { m, n, k, batch, transposeA, transposeB, operands, result, tf32 } = product;
-    const type = operands === 'bf16' ? TYPE_16BF : TYPE_32F;
+    const type = TYPES[operands];
     const out = new BigUint64Array(1);
     const compute = tf32 ? COMPUTE_32F_FAST_TF32 : COMPUTE_32F;
     checkLt(lt.cublasLtMatmulDescCreate(out, compute, TYPE_32F), 'cublasLtMatmulDescCreate');
@@ -133,7 +140,7 @@ export class LtPlan {
     };
     this.#left = layout(type, transposeB ? n : k, transposeB ? k : n, product.strideB);
     this.#right = layout(type, transposeA ? k : m, transposeA ? m : k, product.strideA);
-    this.#out = layout(result === 'bf16' ? TYPE_16BF : TYPE_32F, m, n, product.strideOut);
+    this.#out = layout(TYPES[result], m, n, product.strideOut);
     this.#ask(handle, alignmentOf(product), workspaceBytes, want);
   }
 

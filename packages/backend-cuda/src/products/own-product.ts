@@ -2,6 +2,7 @@ import { D2DMoEError } from '@d2dmoe/core';
 import type { CudaBackend } from '../backend.js';
 import { type Kernel, kernel } from '../launch.js';
 import { hopperTakes, launchHopper, planHopper } from './hopper-product.js';
+import { halfTypeOf } from '../tensor-data.js';
 import { BYTES, type FullProduct, type ProductType } from './product.js';
 import { type Split, splitSum } from './splits.js';
 
@@ -28,12 +29,12 @@ const rowsKernel = kernel('products', 'products_rows_f32', 'p p p p i i l l l i 
 const columnsKernel = kernel('products', 'products_columns_f32', 'p p p p i i l l l i i i');
 
 type Layout = 'nn' | 'nt' | 'tn' | 'tt';
-const mma = (type: 'bf16' | 'tf32'): Record<Layout, Kernel> => {
+const mma = (type: 'bf16' | 'f16' | 'tf32'): Record<Layout, Kernel> => {
   const of = (layout: Layout) =>
     kernel('products-mma', `products_mma_${type}_${layout}`, 'p p p p i i i l l l i i i i i i');
   return { nn: of('nn'), nt: of('nt'), tn: of('tn'), tt: of('tt') };
 };
-const mmaKernels = { bf16: mma('bf16'), tf32: mma('tf32') };
+const mmaKernels = { bf16: mma('bf16'), fp16: mma('f16'), tf32: mma('tf32') };
 const MMA_TILE = 128;
 const MMA_STAGES = 4;
 /** Bytes of the sum that one step covers. */
@@ -42,6 +43,7 @@ const MMA_STEP_BYTES = 64;
 const reduceKernels: Record<ProductType, Kernel | undefined> = {
   float32: kernel('products', 'products_reduce_f32', 'p p p l i i'),
   bf16: kernel('products', 'products_reduce_bf16', 'p p p l i i'),
+  fp16: kernel('products', 'products_reduce_f16', 'p p p l i i'),
   int32: undefined,
 };
 
@@ -52,7 +54,7 @@ export function chooseOwn(
   isEmulated: boolean,
 ): 'simt' | 'rows' | 'columns' | 'mma' | 'hopper' {
   const { m, n, operands, transposeA, transposeB, tf32, k } = product;
-  if (operands === 'bf16') {
+  if (halfTypeOf(operands)) {
     // On the emulator that of older cards is tested so; the one for Hopper has tests of its own.
     return computeCapability[0] === 9 && !isEmulated && k > 0 && hopperTakes(product)
       ? 'hopper'
@@ -71,10 +73,11 @@ export function chooseOwn(
  */
 export function ownProduct(backend: CudaBackend, product: FullProduct): void {
   const { operands, result } = product;
-  if (result !== operands && !(operands === 'bf16' && result === 'float32')) {
+  const half = halfTypeOf(operands);
+  if (result !== operands && !(half && result === 'float32')) {
     throw new D2DMoEError(
       'CUDA_DTYPE',
-      `A product of ${operands} matrices gives ${operands === 'bf16' ? 'bf16 or float32' : operands}, not ${result}.`,
+      `A product of ${operands} matrices gives ${half ? `${half} or float32` : operands}, not ${result}.`,
     );
   }
   const { computeCapability, isEmulated } = backend.device;
@@ -156,7 +159,7 @@ function mmaProduct(backend: CudaBackend, product: FullProduct): void {
   const layout = `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}` as const;
   withParts(backend, product, splits, (out) =>
     backend.launch(
-      mmaKernels[operands === 'bf16' ? 'bf16' : 'tf32'][layout],
+      mmaKernels[halfTypeOf(operands) ?? 'tf32'][layout],
       [tiles, splits, Math.min(batch, MOST_BLOCKS)],
       256,
       [
@@ -175,7 +178,7 @@ function mmaProduct(backend: CudaBackend, product: FullProduct): void {
         perSplit * depth,
         isAligned(a, transposeA ? m : k, strideA) ? 1 : 0,
         isAligned(b, transposeB ? k : n, strideB) ? 1 : 0,
-        splits === 1 && product.result === 'bf16' ? 1 : 0,
+        splits === 1 && halfTypeOf(product.result) ? 1 : 0,
       ],
       MMA_STAGES * elements * size,
     ),

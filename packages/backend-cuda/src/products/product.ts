@@ -1,7 +1,8 @@
 import type { CudaBackend } from '../backend.js';
+import type { HalfType } from '../tensor-data.js';
 
 /** The type of a product's matrices on the device. Sums are float32, of int32 int32 modulo 2^32. */
-export type ProductType = 'float32' | 'bf16' | 'int32';
+export type ProductType = 'float32' | HalfType | 'int32';
 
 /** What may be applied to every result, after the bias. */
 export type Activation = 'linear' | 'relu' | 'relu6' | 'elu' | 'sigmoid' | 'leakyrelu';
@@ -43,7 +44,7 @@ export interface Product {
   alpha?: number;
   /** Type of a and b; default 'float32'. */
   operands?: ProductType;
-  /** Type of out and bias: that of the operands, which is the default, or 'float32' where those are bf16. */
+  /** Type of out and bias: that of the operands, which is the default, or 'float32' where those have 16 bits. */
   result?: ProductType;
   /**
    * Whether float32 operands may be rounded to tf32 (10 bits of mantissa). Default: unless backend.precision is
@@ -56,7 +57,7 @@ export interface Product {
 export type FullProduct = Required<Omit<Product, 'bias'>> & Pick<Product, 'bias'>;
 
 /** Bytes of one element. */
-export const BYTES: Record<ProductType, number> = { float32: 4, bf16: 2, int32: 4 };
+export const BYTES: Record<ProductType, number> = { float32: 4, bf16: 2, fp16: 2, int32: 4 };
 
 /** Fills in what a product leaves out. */
 export function complete(precision: CudaBackend['precision'], product: Product): FullProduct {

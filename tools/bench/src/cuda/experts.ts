@@ -1,5 +1,5 @@
 // The expert op on the card, beside the same layer dense: through cuBLASLt on 16-bit matrices, and torch's.
-import { type CudaBackend, kernel, ltProducts, matMul } from '@d2dmoe/backend-cuda';
+import { type CudaBackend, type HalfType, kernel, ltProducts, matMul } from '@d2dmoe/backend-cuda';
 import type { Random } from '@d2dmoe/core';
 import {
   dynamicKExperts,
@@ -25,6 +25,8 @@ export interface ExpertsCase {
   readonly isGated?: boolean;
   /** Width of a router that is run with it. */
   readonly router?: number;
+  /** Of inputs, weights and outputs; default bf16. */
+  readonly type?: HalfType;
   /** What the op may take of the dense layer's time at most, by share of experts that each row runs. */
   readonly bars: Readonly<Record<string, number>>;
 }
@@ -40,6 +42,7 @@ export const expertsCases: readonly ExpertsCase[] = [
   { rows: 50_432, d: 768, experts: 96, expertSize: 32, bars: { 0.2: 0.85, 0.1: 0.5 } },
   { rows: 50_432, d: 768, experts: 768, expertSize: 4, bars: { 0.4: 1.1, 0.2: 1.1 } },
   { rows: 197, d: 768, experts: 24, expertSize: 128, bars: { 0.4: 0.8, 0.1: 0.5 } },
+  { rows: 197, d: 768, experts: 24, expertSize: 128, type: 'fp16', bars: { 0.4: 0.8, 0.1: 0.5 } },
   { rows: 1, d: 768, experts: 24, expertSize: 128, bars: { 0.4: 0.6, 0.2: 0.45 } },
   { rows: 1, d: 768, experts: 768, expertSize: 4, bars: { 0.2: 0.5 } },
   { rows: 16, d: 768, experts: 768, expertSize: 4, bars: { 0.2: 0.8 } },
@@ -57,7 +60,7 @@ export const expertsCases: readonly ExpertsCase[] = [
 
 /** The cases of a first look. */
 export const smallExpertsCases: readonly ExpertsCase[] = [
-  { rows: 40, d: 32, experts: 6, expertSize: 8, bars: { 0.5: 1 } },
+  { rows: 40, d: 32, experts: 6, expertSize: 8, type: 'fp16', bars: { 0.5: 1 } },
   { rows: 1, d: 32, experts: 6, expertSize: 8, isGated: true, router: 16, bars: { 0.5: 1 } },
 ];
 
@@ -67,12 +70,15 @@ const PERIOD = 1_000_003;
 const ROTATED_BYTES = 256 * 2 ** 20;
 const MOST_LAYERS = 16;
 const SAMPLED_ROWS = 4;
-/** Greatest relative error of a row, bf16 against float64. */
-const TOLERANCE = 5e-3;
+/** Greatest relative error of a row against float64. */
+const TOLERANCE: Record<HalfType, number> = { bf16: 5e-3, fp16: 1e-3 };
+const STORAGE = { bf16: 'bfloat16', fp16: 'float16' } as const;
 const RELU = 0;
-const activateKernel = kernel('experts-composed', 'experts_activate_bf16', 'p p p p p l i i i');
+const activateKernel = (type: string) =>
+  kernel('experts-composed', `experts_activate_${type}`, 'p p p p p l i i i');
+const activateKernels = { bf16: activateKernel('bf16'), fp16: activateKernel('f16') };
 
-/** A matrix of random values, each a bf16, that the host knows as well. */
+/** A matrix of random values, each a bf16, which fp16 holds but for the smallest, that the host knows as well. */
 interface Known {
   tensor: tf.Tensor2D;
   at(row: number, column: number): number;
@@ -158,7 +164,7 @@ function drawMask(rows: number, experts: number, count: number, random: Random):
 const powerFor = (n: number) => -Math.round(Math.log2(n / 3) / 2);
 
 function makeLayer(
-  { rows, d, experts, expertSize, isGated = false, router }: ExpertsCase,
+  { rows, d, experts, expertSize, isGated = false, router, type = 'bf16' }: ExpertsCase,
   count: number,
   matrices: Matrices,
   random: Random,
@@ -189,7 +195,7 @@ function makeLayer(
           },
     mask,
     selection: tf.tensor2d(mask, [rows, experts], 'bool'),
-    packed: packExperts(weights, expertSize, { storage: 'bfloat16' }),
+    packed: packExperts(weights, expertSize, { storage: STORAGE[type] }),
   };
 }
 
@@ -277,31 +283,32 @@ function rowError(
   return Math.min(...errors);
 }
 
-/** Enqueues the same layer dense on bf16 matrices, bias and activation in cuBLASLt's epilogues where it has them. */
+/** Enqueues the same layer dense on matrices of 16 bits, bias and activation in cuBLASLt's epilogues where it has them. */
 function dense(backend: CudaBackend, c: ExpertsCase, { x, up, gate, down }: Layer, zeros: Zeros) {
-  const { rows, d, experts, expertSize } = c;
+  const { rows, d, experts, expertSize, type = 'bf16' } = c;
   const hidden = experts * expertSize;
-  const first = backend.output16([rows, hidden]);
-  const out = backend.output16([rows, d]);
-  const product = { a: backend.pointer16(x.tensor), m: rows, n: hidden, k: d, transposeB: true };
-  const is16 = { operands: 'bf16', result: 'bf16' } as const;
+  const pointer = (tensor: tf.Tensor) => backend.pointer16(tensor, type);
+  const first = backend.output16([rows, hidden], type);
+  const out = backend.output16([rows, d], type);
+  const product = { a: pointer(x.tensor), m: rows, n: hidden, k: d, transposeB: true };
+  const is16 = { operands: type, result: type } as const;
   const scratch = [first, out];
-  const b = backend.pointer16(up.tensor);
+  const b = pointer(up.tensor);
   if (gate === undefined) {
-    const bias = backend.pointer16(zeros.values);
+    const bias = pointer(zeros.values);
     matMul(backend, { ...product, b, out: first.pointer, bias, activation: 'relu', ...is16 });
   } else {
-    const gated = backend.output16([rows, hidden]);
+    const gated = backend.output16([rows, hidden], type);
     scratch.push(gated);
     matMul(backend, { ...product, b, out: first.pointer, ...is16 });
     matMul(backend, {
       ...product,
-      b: backend.pointer16(gate.tensor),
+      b: pointer(gate.tensor),
       out: gated.pointer,
       ...is16,
     });
     const none = backend.pointer(zeros.values);
-    backend.launch(activateKernel, backend.blocks(rows * hidden), 256, [
+    backend.launch(activateKernels[type], backend.blocks(rows * hidden), 256, [
       first.pointer,
       gated.pointer,
       backend.pointer(zeros.everyone),
@@ -313,8 +320,8 @@ function dense(backend: CudaBackend, c: ExpertsCase, { x, up, gate, down }: Laye
       RELU,
     ]);
   }
-  const second = { a: first.pointer, b: backend.pointer16(down.tensor), out: out.pointer };
-  const bias = backend.pointer16(zeros.values);
+  const second = { a: first.pointer, b: pointer(down.tensor), out: out.pointer };
+  const bias = pointer(zeros.values);
   matMul(backend, { ...second, m: rows, n: d, k: hidden, bias, ...is16 });
   for (const info of scratch) backend.disposeIntermediateTensorInfo(info);
 }
@@ -327,6 +334,7 @@ interface Zeros {
 
 const nameOf = (c: ExpertsCase, share: number) =>
   `experts ${c.experts} x ${c.expertSize}${c.isGated ? ' gated' : ''}, d ${c.d}, N ${c.rows}, ` +
+  (c.type === undefined ? '' : `${c.type}, `) +
   `${Math.round(share * 100)} %${c.router === undefined ? '' : ' with router'}: ours / dense`;
 
 async function timeCase(
@@ -335,6 +343,7 @@ async function timeCase(
   share: number,
   random: Random,
 ): Promise<Row['times']> {
+  const { type = 'bf16' } = c;
   const count = Math.round(share * c.experts);
   const hidden = c.experts * c.expertSize;
   const bytes = (hidden * (c.isGated ? 3 : 2) + 2 * c.rows) * c.d * 2;
@@ -358,7 +367,7 @@ async function timeCase(
       ? routedExperts(layer.x.tensor, router, rule, layer.packed, options)
       : dynamicKExperts(layer.x.tensor, layer.selection, layer.packed, options);
     // Outputs are in 16 bits on both sides.
-    backend.pointer16(out);
+    backend.pointer16(out, type);
     return out;
   };
   try {
@@ -370,7 +379,7 @@ async function timeCase(
           const row = random.integer(c.rows);
           const actual = tf.tidy(() => tf.slice(out, [row, 0], [1, c.d]).dataSync());
           const error = rowError(c, layer, row, count, actual);
-          if (!(error <= TOLERANCE)) {
+          if (!(error <= TOLERANCE[type])) {
             throw new Error(`A row is off by ${error.toExponential(1)} of its norm.`);
           }
         }
@@ -409,13 +418,13 @@ async function timeCase(
 /** What the experts' rows are made of. */
 export interface ExpertsPlans {
   cases?: readonly ExpertsCase[];
-  /** torch's time of a dense layer, in milliseconds by "rows,d,hidden,gated": what peers/torch_layers.py prints. */
+  /** torch's time of a dense layer, in milliseconds by "rows,d,hidden,gated,type": what peers/torch_layers.py prints. */
   torch: (layers: readonly string[]) => Promise<unknown>;
   wanted: (name: string) => boolean;
 }
 
 /**
- * The experts' rows: the op's time over the dense layer's, both in bf16, in replays of a CUDA graph over layers whose
+ * The experts' rows: the op's time over the dense layer's, both in 16 bits, in replays of a CUDA graph over layers whose
  * weights exceed the cache, each with its own rows and mask. Beside them torch's dense layer where there is torch. One
  * after the other, as they are measured.
  */
@@ -432,14 +441,14 @@ export async function* expertsRows(
     )
     .filter(({ c, share }) => wanted(nameOf(c, share)));
   if (plans.length === 0) return;
-  const keyOf = ({ rows, d, experts, expertSize, isGated = false }: ExpertsCase) =>
-    [rows, d, experts * expertSize, isGated].join();
+  const keyOf = ({ rows, d, experts, expertSize, isGated = false, type = 'bf16' }: ExpertsCase) =>
+    [rows, d, experts * expertSize, isGated, type].join();
   const timed = await settle(() => torch([...new Set(plans.map(({ c }) => keyOf(c)))]));
   const peer = 'value' in timed ? (timed.value as Record<string, Times>) : {};
   const { precision } = backend;
-  backend.precision = 'bf16';
   try {
     for (const { c, share, bar } of plans) {
+      backend.precision = c.type ?? 'bf16';
       const named: { name: string; bar: Bar } = { name: nameOf(c, share), bar };
       try {
         if (ltProducts(backend).file === undefined) throw new Error('cuBLASLt was not found.');

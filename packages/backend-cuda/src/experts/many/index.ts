@@ -2,7 +2,7 @@ import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../../backend.js';
 import { withScratch } from '../../kernels/run.js';
 import { kernel } from '../../launch.js';
-import { type ExpertsCall, pitchOf } from '../call.js';
+import { type ExpertsCall, HALF_OF, pitchOf } from '../call.js';
 import { hundredsWay, runHundreds } from './hundreds.js';
 import { runMasked } from './masked.js';
 import type { ManyCall } from './many-call.js';
@@ -13,7 +13,6 @@ const packKernels = {
   float16: kernel('experts-pack', 'experts_pack_f16', 'p p p l i i'),
   bfloat16: kernel('experts-pack', 'experts_pack_bf16', 'p p p l i i'),
 };
-const unpackKernel = kernel('experts-composed', 'experts_unpack_f16', 'p p p l i i');
 
 /** Neurons and expert size that the masked kernels can tell apart; fewer experts in a tile than their words have bits. */
 const MOST_HIDDEN = 2 ** 16;
@@ -40,25 +39,20 @@ export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
  *
  * @param call One that {@link manyFits}.
  * @param given How to do it, in place of what {@link planMany} would choose.
- * @returns [N, dOut]; with bf16 weights in bf16 (a few hundred rows only where the backend's precision is), with fp16 ones in
- *   float32.
+ * @returns [N, dOut] in the storage's type of 16 bits, a few hundred rows only where that is the backend's precision.
  */
 export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPlan): TensorInfo {
   const { rows, dIn, dOut, storage } = call;
-  if (storage !== 'bfloat16' && storage !== 'float16') {
+  const half = HALF_OF[storage];
+  if ((storage !== 'bfloat16' && storage !== 'float16') || half === undefined) {
     throw new Error(`The many-rows path has no experts in ${storage}.`);
   }
   const { deterministic } = backend;
   const plan = given ?? planMany(call, backend.device.multiprocessors, deterministic);
   const pitch = pitchOf(dIn, storage);
-  const run = (x16: number, out: number) => {
-    const many: ManyCall = { ...call, storage, x16, pitch, out };
-    if (plan.kind === 'segments') runSegments(backend, many, plan);
-    else runMasked(backend, many);
-  };
   /** Calls `use` with x in the storage's 16 bits. */
   const withX16 = (use: (x16: number) => void) => {
-    if (storage === 'bfloat16' && pitch === dIn) return use(backend.pointer16(call.x));
+    if (pitch === dIn) return use(backend.pointer16(call.x, half));
     return withScratch(backend, rows * pitch * 2, (x16) => {
       const blocks = Math.min(Math.ceil(rows / 8), 65_535);
       const args = [backend.pointer(call.x), x16, 0, rows, dIn, pitch];
@@ -68,23 +62,19 @@ export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPl
   };
   if (plan.kind === 'hundreds') {
     const way = hundredsWay(call, deterministic);
-    const isOut32 = backend.precision !== 'bf16' || storage === 'float16';
-    const out = isOut32 ? backend.output([rows, dOut], 'float32') : backend.output16([rows, dOut]);
+    const isOut32 = backend.precision !== half;
+    const shape = [rows, dOut];
+    const out = isOut32 ? backend.output(shape, 'float32') : backend.output16(shape, half);
     withX16((x16) =>
       runHundreds(backend, { ...call, storage }, { x16, pitch, out: out.pointer, isOut32, way }),
     );
     return out;
   }
-  if (storage === 'bfloat16') {
-    const out = backend.output16([rows, dOut]);
-    withX16((x16) => run(x16, out.pointer));
-    return out;
-  }
-  const out = backend.output([rows, dOut], 'float32');
-  withScratch(backend, rows * dOut * 2, (out16) => {
-    withX16((x16) => run(x16, out16));
-    const args = [out16, 0, out.pointer, rows, dOut, dOut];
-    backend.launch(unpackKernel, backend.blocks(rows * dOut), 256, args);
+  const out = backend.output16([rows, dOut], half);
+  withX16((x16) => {
+    const many: ManyCall = { ...call, storage, x16, pitch, out: out.pointer };
+    if (plan.kind === 'segments') runSegments(backend, many, plan);
+    else runMasked(backend, many);
   });
   return out;
 }

@@ -9,9 +9,9 @@ import { type ManyPlan, planMany } from './plan.js';
 import { unitsOf } from './units.js';
 
 /** All plans that the kernels have for a shape. */
-function plans({ dOut, experts, expertSize, gated }: ExactShape): [string, ManyPlan][] {
+function plans({ rows, dOut, experts, expertSize, gated }: ExactShape): [string, ManyPlan][] {
   const all: [string, ManyPlan][] = [['masked', { kind: 'masked' }]];
-  if (!gated && dOut <= 1024) all.push(['hundreds', { kind: 'hundreds' }]);
+  if (!gated && rows <= 1024 && dOut <= 1024) all.push(['hundreds', { kind: 'hundreds' }]);
   for (const width of [128, 64] as const) {
     for (const pools of [2, 4, 0] as const) {
       if (gated && (pools > 0 || width === 64)) continue;

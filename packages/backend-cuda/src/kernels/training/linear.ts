@@ -1,6 +1,7 @@
 import type { KernelConfig, TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend, Output } from '../../backend.js';
 import { matMul } from '../../products/mat-mul.js';
+import { type HalfType, halfTypeOf } from '../../tensor-data.js';
 import { cudaKernel } from '../config.js';
 import { columnSum } from './column-sum.js';
 
@@ -10,24 +11,23 @@ interface Inputs {
   bias?: TensorInfo;
 }
 
-/** How matrices are read and what results are, by the backend's precision. */
-function forms(backend: CudaBackend) {
-  const half = backend.precision === 'bf16';
+/** How matrices are read and what results are: in a type of 16 bits, or in float32. */
+function forms(backend: CudaBackend, half: HalfType | undefined) {
   return {
-    operands: half ? ('bf16' as const) : ('float32' as const),
-    pointer: (t: TensorInfo) => (half ? backend.pointer16(t) : backend.pointer(t)),
+    operands: half ?? ('float32' as const),
+    pointer: (t: TensorInfo) => (half ? backend.pointer16(t, half) : backend.pointer(t)),
     output: (shape: readonly number[]): Output =>
-      half ? backend.output16(shape) : backend.output(shape, 'float32'),
+      half ? backend.output16(shape, half) : backend.output(shape, 'float32'),
   };
 }
 
-/** x [N, dIn] · weight + bias → [N, dOut], in bf16 where products are; weight [dOut, dIn], or transposed. */
+/** x [N, dIn] · weight + bias → [N, dOut], in 16 bits where products are; weight [dOut, dIn], or transposed. */
 function linear(
   backend: CudaBackend,
   { x, weight, bias }: Inputs,
   { transposed }: { transposed: boolean },
 ): TensorInfo {
-  const { operands, pointer, output } = forms(backend);
+  const { operands, pointer, output } = forms(backend, halfTypeOf(backend.precision));
   const [m, k] = x.shape as [number, number];
   const n = weight.shape[transposed ? 1 : 0] as number;
   const out = output([m, n]);
@@ -51,7 +51,9 @@ function linearGrad(
   { x, weight, dy }: { x: TensorInfo; weight: TensorInfo; dy: TensorInfo },
   { transposed, bias }: { transposed: boolean; bias: boolean },
 ): TensorInfo[] {
-  const { operands, pointer, output } = forms(backend);
+  // Gradients are often smaller than what fp16 holds.
+  const half = backend.precision === 'bf16' ? 'bf16' : undefined;
+  const { operands, pointer, output } = forms(backend, half);
   const [rows, dIn] = x.shape as [number, number];
   const dOut = dy.shape[1] as number;
   const dx = output([rows, dIn]);

@@ -55,6 +55,7 @@ emulated('training', (cuda) => {
   test.each([
     ['float32', 1e-5],
     ['bf16', 1e-2],
+    ['fp16', 1e-3],
   ] as const)('%s: linear and its gradients equal float64’s', (precision, tolerance) => {
     cuda().precision = precision;
     const size = fc.oneof(fc.integer({ min: 1, max: 40 }), fc.constantFrom(8, 16, 72));
