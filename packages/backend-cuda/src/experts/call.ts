@@ -43,6 +43,11 @@ export function plannedDensity({ density = USUAL_DENSITY }: Pick<ExpertsCall, 'd
   return Number.isNaN(density) ? USUAL_DENSITY : Math.min(1, Math.max(0, density));
 }
 
+/** The same for what has to hold whatever is selected: all pairs, where the caller has not said. */
+export function promisedDensity(call: Pick<ExpertsCall, 'density'>): number {
+  return call.density === undefined ? 1 : plannedDensity(call);
+}
+
 /** The share of sets of `pairs` pairs of which at least one is selected, where each is with a probability of `density`. */
 export const anyOf = (pairs: number, density: number): number => 1 - (1 - density) ** pairs;
 

@@ -7,6 +7,7 @@ import { exactLayer, type ExactShape, withCall } from '../../../testing/experts.
 import { HALF_OF, pitchOf } from '../call.js';
 import { packRows } from '../pack.js';
 import { hundredsWay, runHundreds } from './hundreds.js';
+import { MOST_ADDED } from './units.js';
 
 const bars = { float16: 1e-3, bfloat16: 5e-3 };
 
@@ -79,6 +80,43 @@ emulated('the expert op for some hundred rows', (cuda) => {
       });
     },
     300_000,
+  );
+});
+
+emulated('sums in 16 bits', (cuda) => {
+  test.each([
+    ['bfloat16', MOST_ADDED.bfloat16, 5e-3],
+    ['float16', MOST_ADDED.float16, 1e-3],
+  ] as const)(
+    '%s: of as many units as that, and of more where nobody has said how many run',
+    (storage, most, bar) => {
+      const backend = cuda();
+      const shape = { rows: 40, dIn: 64, dOut: 64, expertSize: 128 };
+      for (const [experts, expectedDensity] of [
+        [most, 1],
+        [most + 4, undefined],
+      ] as const) {
+        const layer = exactLayer({ ...shape, experts, density: 1 });
+        const expected = referenceDynamicKExperts(layer.x, layer.selection, layer.ffn);
+        withCall(backend, layer, { storage, expectedDensity }, (call) => {
+          const x16 = backend.pointer(packRows(backend, call.x, storage));
+          const out = backend.output16([call.rows, call.dOut], HALF_OF[storage]);
+          const run = {
+            x16,
+            pitch: call.dIn,
+            out: out.pointer,
+            isOut32: false,
+            way: 'added',
+          } as const;
+          runHundreds(backend, { ...call, storage }, run);
+          const values = tf.engine().makeTensorFromTensorInfo(out).dataSync();
+          const named = `${experts} units`;
+          expect(relativeError(values, expected), named).toBeLessThanOrEqual(
+            expectedDensity === undefined ? bar / 2 : bar,
+          );
+        });
+      }
+    },
   );
 });
 

@@ -1,9 +1,9 @@
 import type { CudaBackend } from '../../backend.js';
 import { withScratch } from '../../kernels/run.js';
 import { type Kernel, kernel } from '../../launch.js';
-import { ACTIVATIONS, anyOf, type ExpertsCall, plannedDensity } from '../call.js';
+import { ACTIVATIONS, anyOf, type ExpertsCall, plannedDensity, promisedDensity } from '../call.js';
 import { matrixMap } from '../matrices.js';
-import { unitsOf } from './units.js';
+import { MOST_ADDED, unitsOf } from './units.js';
 
 const MODULE = 'experts-hundreds.sm90a';
 const hundredsKernel = (name: string): Kernel =>
@@ -54,8 +54,6 @@ const BOX = 64;
 const CHUNK = { 768: 112, 1024: 64 };
 /** Most blocks that fill the output, a power of two: more do not fill it sooner. */
 const MOST_FILLERS = 64;
-/** Most units of a row that are added up in bf16, each sum being rounded. */
-const MOST_BF16_ADDED = 9;
 /** Most rows of a tile of the masked layer, parts of its products' sums, shared memory; as its file has them. */
 const TILE_ROWS = 256;
 const UP_PARTS = 2;
@@ -127,10 +125,9 @@ function runUnits(
   const { rows, dOut, hidden, experts, expertSize, storage } = call;
   const { isEmulated, multiprocessors } = backend.device;
   const units = unitsOf(experts, expertSize, WIDTH);
-  const density = plannedDensity(call);
   const isApart = way === 'apart';
-  const isExact =
-    storage === 'float16' || units.count * anyOf(units.perUnit, density) <= MOST_BF16_ADDED;
+  const perRow = units.count * anyOf(units.perUnit, promisedDensity(call));
+  const isExact = perRow <= MOST_ADDED[storage];
   const isAdded16 = !isApart && !isOut32 && isExact;
   const isRounded = !isApart && !isOut32 && !isExact;
   const width = Math.max(pitch, dOut) <= 768 ? 768 : 1024;

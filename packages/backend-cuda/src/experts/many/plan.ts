@@ -1,6 +1,6 @@
-import { anyOf, type ExpertsCall, plannedDensity } from '../call.js';
+import { anyOf, type ExpertsCall, plannedDensity, promisedDensity } from '../call.js';
 import { hundredsFits } from './hundreds.js';
-import { groupsOf, type Pools, segmentsOf, type Units, unitsOf } from './units.js';
+import { groupsOf, MOST_ADDED, type Pools, segmentsOf, type Units, unitsOf } from './units.js';
 
 /** How the many-rows path does a call: in one launch, as a masked dense layer, or segment by segment. */
 export type ManyPlan =
@@ -22,10 +22,6 @@ const MOST_HUNDREDS = 512;
 const TILE_ROWS = 128;
 /** Most kinds of segments: their counts lie in shared memory. */
 const MOST_KINDS = 6000;
-/** Most segments of a row that are added up in bf16, each sum being rounded. */
-const MOST_BF16_SEGMENTS = 9;
-/** The same for fp16. */
-const MOST_FP16_SEGMENTS = 40;
 /** Segments of a row, expected, up to which only ones are kinds of their own. */
 const MOST_ONLY_SEGMENTS = 1.5;
 
@@ -86,16 +82,15 @@ export function planMany(
       const groups = groupsOf(units, pools);
       if (groups > MOST_KINDS) continue;
       const perRow = units.count * anyOf(units.perUnit, density);
-      // Half of all pools have an odd number of units; of two, half of these pair up.
-      const segmentsIn = (some: Pools) => (some === 0 ? perRow : (perRow + some / 4) / 2);
-      const segments = segmentsIn(pools);
+      const segments = segmentsFor(perRow, pools);
       // Half a tile is lost at the end of each group that has rows.
       const used = Math.min(groups, rows * segments);
       const tiles = (rows * segments) / TILE_ROWS + used / 2;
       const segmentProducts =
         ((rows * perRow) / TILE_ROWS + (used / 4) * (pools > 0 ? 2 : 1)) * (width / 128);
-      const most = storage === 'bfloat16' ? MOST_BF16_SEGMENTS : MOST_FP16_SEGMENTS;
-      const isAdded = !isRepeatable && segments <= most;
+      const most = storage === 'bfloat16' ? MOST_ADDED.bfloat16 : MOST_ADDED.float16;
+      const promised = units.count * anyOf(units.perUnit, promisedDensity(call));
+      const isAdded = !isRepeatable && segmentsFor(promised, pools) <= most;
       const hasOnlyKinds =
         isAdded &&
         pools !== 4 &&
@@ -106,7 +101,9 @@ export function planMany(
         const half = units.count / 2;
         const kindRows = (rows * perRow) / 2 / (half * (half - 1));
         const isPooled =
-          kindRows < POOLED_ROWS * width && units.count >= LEAST_POOLED && segmentsIn(4) <= most;
+          kindRows < POOLED_ROWS * width &&
+          units.count >= LEAST_POOLED &&
+          segmentsFor(promised, 4) <= most;
         if (isPooled !== (pools === 4)) continue;
       } else if (pools === 4) {
         continue;
@@ -122,6 +119,10 @@ export function planMany(
   }
   return best;
 }
+
+/** Segments of a row that runs so many units: half of all pools have an odd number of them; of two, half of these pair up. */
+const segmentsFor = (units: number, pools: Pools) =>
+  pools === 0 ? units : (units + pools / 4) / 2;
 
 /** Tiles at most, whatever the selection: what the table of them must have room for. */
 export function mostTiles(rows: number, units: Units, pools: Pools, hasOnlyKinds: boolean): number {
