@@ -226,8 +226,8 @@ template <typename T> struct Layer {
     draw_masks<<<64, 256>>>(selection, s.rows, s.experts, k, seed);
     CHECK(cudaDeviceSynchronize());
   }
-  // Sums in bf16 are rounded each time, at most nine of a row.
-  bool takes(Way way) const { return way != ADDED16 || !BF16 || std::min(k * unit_parts, units) <= 9; }
+  // Sums in 16 bits are rounded each time: at most nine of a row in bf16, twenty in fp16.
+  bool takes(Way way) const { return way != ADDED16 || std::min(k * unit_parts, units) <= (BF16 ? 9 : 20); }
   void run_masked() {
     const int shared = EXPERTS_HUNDREDS_MASKED_SHARED, tiles = (s.rows + 255) / 256, tile_rows = ((s.rows + tiles - 1) / tiles + 7) / 8 * 8, wide = (tile_rows + 63) / 64;
     const hopper_map map_x = tensor_map(x, s.d, s.rows, 64, wide * 64), map_up = tensor_map(up, s.d, s.hidden(), 64, 64);
