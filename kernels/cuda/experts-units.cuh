@@ -84,7 +84,7 @@ struct experts_units {
 
 // How a token's units go in segments. Units pair up within `pools` of neighbours: the fewer kinds of pairs there are, the
 // nearer to each other in the batch are the rows of a tile. Of two pools what is left pairs up last, so that of an odd
-// number nothing is left but a single unit; of more it stays single. Without pools all do.
+// number nothing is left but a single unit; of more, which have at most 32 units each, it stays single. Without pools all do.
 struct experts_pairing {
   int units, pools, pool, pairs;  // pool: units of one; pairs: kinds of them, which come before the single units
   __device__ __forceinline__ experts_pairing(int units, int pools) : units(units), pools(pools), pool(pools == 0 ? units : (units + pools - 1) / pools) {
@@ -103,9 +103,8 @@ struct experts_pairing {
   }
   // Calls `each` with the kinds of a token's segments. `bits` gives a word of the units that it runs.
   template <typename B, typename F> __device__ __forceinline__ void segments(B bits, F each) const {
+    if (pools > 2) return segments_within(bits, each);
     int odd = -1, left = -1;
-    // The first unit of those that the kinds of a pool's pairs count from, and the first of these kinds.
-    int first = 0, kinds = 0;
     for (int word = 0, end = pool; word * 32 < units; word++) {
       unsigned all = bits(word);
       for (bool more = true; more;) {
@@ -122,21 +121,38 @@ struct experts_pairing {
           odd = -1;
           if (pools == 0) each(a);
           else if (some == 0) odd = a;
-          else each(kinds + pairs_of(take() - first) + a - first);
+          else each(pairs_of(take()) + a);
         }
         more = room < 32 && end < units;
         if (room > 32 && (word + 1) * 32 < units) continue;
         // The pool's end.
-        if (odd >= 0) {
-          const bool waits = pools == 2 && left < 0;
-          if (!waits) each(left >= 0 ? pairs_of(odd) + left : pairs + odd);
-          left = waits ? odd : -1;
-        }
+        if (odd >= 0 && left >= 0) each(pairs_of(odd) + left), left = -1;
+        else if (odd >= 0) left = odd;
         odd = -1, end += pool;
-        if (pools > 2) first += pool, kinds += pairs_of(pool);
       }
     }
     if (left >= 0) each(pairs + left);
+  }
+
+ private:
+  // The same where what is left of a pool, of at most 32 units, stays single: the lanes of a warp go through the pools
+  // together, and through one place in the code for every segment.
+  template <typename B, typename F> __device__ __forceinline__ void segments_within(B bits, F each) const {
+    unsigned low = bits(0), high = units > 32 ? bits(1) : 0;
+    for (int number = 0, word = 0, first = 0; number < pools; number++, first += pool) {
+      if (first / 32 > word) word++, low = high, high = (word + 1) * 32 < units ? bits(word + 1) : 0;
+      unsigned some = __funnelshift_r(low, high, first % 32);
+      if (pool < 32) some &= (1u << pool) - 1;
+      auto take = [&] {
+        const int unit = __ffs(some) - 1;
+        some &= some - 1;
+        return unit;
+      };
+      while (some != 0) {
+        const int a = take(), b = take();
+        each(b < 0 ? pairs + first + a : number * pairs_of(pool) + pairs_of(b) + a);
+      }
+    }
   }
 };
 // In a tile's number of rows: of rows that have no other segment.

@@ -25,12 +25,11 @@ const MOST_KINDS = 6000;
 /** Segments of a row, expected, up to which only ones are kinds of their own. */
 const MOST_ONLY_SEGMENTS = 1.5;
 
-/**
- * Four pools are faster than two where these have few rows of each kind of pairs: so many for each neuron of a unit; and
- * there are enough units for four.
- */
+/** Rows of a kind of pairs, for each neuron of a unit, below which four pools are faster than two. */
 const POOLED_ROWS = 8;
+/** Units for which four pools are, of at most 32 each. */
 const LEAST_POOLED = 16;
+const MOST_POOLED = 4 * 32;
 
 // Costs in the time of one tile's products with 128 neurons (128 rows, both matrices) at a dense layer's rate; measured
 // on an H200, experts-many.md has the figures.
@@ -98,12 +97,7 @@ export function planMany(
         segments < MOST_ONLY_SEGMENTS &&
         2 * groups <= MOST_KINDS;
       if (pools > 0 && isAdded && !hasOnlyKinds) {
-        const half = units.count / 2;
-        const kindRows = (rows * perRow) / 2 / (half * (half - 1));
-        const isPooled =
-          kindRows < POOLED_ROWS * width &&
-          units.count >= LEAST_POOLED &&
-          segmentsFor(promised, 4) <= most;
+        const isPooled = fourAreFaster(units, rows * perRow) && segmentsFor(promised, 4) <= most;
         if (isPooled !== (pools === 4)) continue;
       } else if (pools === 4) {
         continue;
@@ -118,6 +112,13 @@ export function planMany(
     }
   }
   return best;
+}
+
+/** Whether four pools are faster than two for so many pairs of a row and a unit in all. */
+function fourAreFaster({ count, width }: Units, pairs: number): boolean {
+  const half = count / 2;
+  const rowsOfKind = pairs / 2 / (half * (half - 1));
+  return rowsOfKind < POOLED_ROWS * width && count >= LEAST_POOLED && count <= MOST_POOLED;
 }
 
 /** Segments of a row that runs so many units: half of all pools have an odd number of them; of two, half of these pair up. */
