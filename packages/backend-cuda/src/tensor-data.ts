@@ -3,8 +3,9 @@ import type { BackendValues, DataType, TensorInfo, TypedArray } from '@tensorflo
 import { util } from '@tensorflow/tfjs-core';
 import type { Block } from './driver/allocator.js';
 
-/** The types of 16 bits that a float32 tensor may be on the device in. */
+/** What {@link HalfType} may be. */
 export const HALF_TYPES = ['bf16', 'fp16'] as const;
+/** A type of 16 bits that a float32 tensor may be on the device in. */
 export type HalfType = (typeof HALF_TYPES)[number];
 
 /** A type, or a precision, where it is one of 16 bits. */
