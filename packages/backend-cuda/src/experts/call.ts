@@ -10,7 +10,12 @@ export const STORAGES = ['float32', 'float16', 'bfloat16', 'int8'] as const;
 export type Storage = (typeof STORAGES)[number];
 
 /** The type of 16 bits that x and results have beside weights in a storage of that type. */
-export const HALF_OF: Partial<Record<Storage, HalfType>> = { float16: 'fp16', bfloat16: 'bf16' };
+export const HALF_OF = {
+  float32: undefined,
+  float16: 'fp16',
+  bfloat16: 'bf16',
+  int8: undefined,
+} as const satisfies Record<Storage, HalfType | undefined>;
 
 /** Bytes of one weight. */
 export const WEIGHT_BYTES: Record<Storage, number> = {

@@ -1,5 +1,6 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
+import { formsIn } from '../kernels/forms.js';
 import { HALF_TYPES, type HalfType, halfTypeOf } from '../tensor-data.js';
 import { ACTIVATIONS, type ExpertsCall, HALF_OF, type Storage, WEIGHT_BYTES } from './call.js';
 
@@ -31,14 +32,13 @@ export function inLaunches(
 ): TensorInfo {
   const { rows, dIn, dOut, experts, storage } = call;
   const halfOut = halfTypeOf(backend.precision);
-  const shape = [rows, dOut];
-  const out = halfOut ? backend.output16(shape, halfOut) : backend.output(shape, 'float32');
+  const out = formsIn(backend, halfOut).output([rows, dOut]);
   const own = HALF_OF[storage];
   const halfX =
     own && backend.has16(call.x, own)
       ? own
       : HALF_TYPES.find((type) => backend.isOnly16(call.x, type));
-  const x = halfX ? backend.pointer16(call.x, halfX) : backend.pointer(call.x);
+  const x = formsIn(backend, halfX).pointer(call.x);
   const selection = isRouted ? 0 : backend.pointer(call.selection);
   for (let first = 0; first < rows; first += most) {
     launch(

@@ -1,5 +1,6 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
+import { formsIn } from '../kernels/forms.js';
 import { withScratch } from '../kernels/run.js';
 import { kernel } from '../launch.js';
 import { matMul } from '../products/mat-mul.js';
@@ -35,7 +36,7 @@ export function maskedDense(backend: CudaBackend, call: ExpertsCall): TensorInfo
   const half = isDense ? HALF_OF[storage] : undefined;
   const operands = half ?? 'float32';
   const bytes = half ? 2 : 4;
-  const x = half ? backend.pointer16(call.x, half) : backend.pointer(call.x);
+  const x = formsIn(backend, half).pointer(call.x);
   const selection = backend.pointer(call.selection);
   const span = Math.max(1, Math.min(rows, Math.floor(MOST_HIDDEN / hidden)));
 

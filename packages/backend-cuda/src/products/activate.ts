@@ -1,15 +1,14 @@
 import type { CudaBackend } from '../backend.js';
 import { kernel } from '../launch.js';
+import { halfTypeOf } from '../tensor-data.js';
 import { type Activation, BYTES, type FullProduct } from './product.js';
 
 const activateKernel = (type: string) =>
   kernel('products-activate', `products_activate_${type}`, 'p l i f');
-const float32Kernel = activateKernel('f32');
 const kernels = {
-  float32: float32Kernel,
+  float32: activateKernel('f32'),
   bf16: activateKernel('bf16'),
   fp16: activateKernel('f16'),
-  int32: float32Kernel,
 };
 
 /** As products-activate.cu numbers them. */
@@ -32,6 +31,11 @@ export function activate(backend: CudaBackend, product: FullProduct): void {
   for (let item = 0; item < (isDense ? 1 : batch); item++) {
     const pointer = out + item * strideOut * BYTES[result];
     const args = [pointer, count, CODES[activation], alpha];
-    backend.launch(kernels[result], backend.blocks(vectors, 256), 256, args);
+    backend.launch(
+      kernels[halfTypeOf(result) ?? 'float32'],
+      backend.blocks(vectors, 256),
+      256,
+      args,
+    );
   }
 }

@@ -1,6 +1,7 @@
 import type { CudaBackend } from '../backend.js';
 import { type Kernel, kernel } from '../launch.js';
 import { type HalfType, halfTypeOf } from '../tensor-data.js';
+import { byLayout, type Layout, layoutOf } from './layouts.js';
 import type { FullProduct } from './product.js';
 import { type Split, splitSum } from './splits.js';
 import { tensorMapsOf } from './tensor-map.js';
@@ -15,24 +16,18 @@ const BOX = 64;
 interface Width {
   columns: 128 | 256;
   stages: number;
-  kernels: Record<HalfType, Record<'nn' | 'nt' | 'tn' | 'tt', Kernel>>;
+  kernels: Record<HalfType, Record<Layout, Kernel>>;
 }
 
 function width(columns: 128 | 256, stages: number): Width {
-  const of = (type: string) => {
-    const layoutKernel = (layout: string) =>
+  const of = (type: string) =>
+    byLayout((layout) =>
       kernel(
         'products.sm90a',
         `products_hopper_${type}_${columns}_${layout}`,
         'i*32 i*32 p p i i i l i i i i i i',
-      );
-    return {
-      nn: layoutKernel('nn'),
-      nt: layoutKernel('nt'),
-      tn: layoutKernel('tn'),
-      tt: layoutKernel('tt'),
-    };
-  };
+      ),
+    );
   return { columns, stages, kernels: { bf16: of('bf16'), fp16: of('f16') } };
 }
 
@@ -102,9 +97,8 @@ export function launchHopper(
     });
   };
   const bytes = 1024 + stages * (TILE_ROWS + columns) * DEPTH * 2 + 16 * 1024 + stages * 16;
-  const layout = `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}` as const;
   backend.launch(
-    kernels[halfTypeOf(product.operands) ?? 'bf16'][layout],
+    kernels[halfTypeOf(product.operands) ?? 'bf16'][layoutOf(product)],
     Math.min(plan.tiles * splits, backend.device.multiprocessors),
     THREADS,
     [

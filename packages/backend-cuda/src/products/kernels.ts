@@ -10,6 +10,7 @@ import {
 } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
 import { cudaKernel } from '../kernels/config.js';
+import { formsIn } from '../kernels/forms.js';
 import { runKernel } from '../kernels/run.js';
 import { batchRuns } from './batches.js';
 import { matMul } from './mat-mul.js';
@@ -68,7 +69,7 @@ export function batchMatMul(backend: CudaBackend, options: BatchMatMulOptions): 
 
   const operands = half ?? a.dtype;
   const bytes = BYTES[operands];
-  const pointer = (t: TensorInfo) => (half ? backend.pointer16(t, half) : backend.pointer(t));
+  const { pointer } = formsIn(backend, half);
   const [left, right] = [pointer(a), pointer(b)];
   for (const run of runs) {
     // The rows of many left matrices against one right matrix are one product.

@@ -1,4 +1,5 @@
 import type { HostMemory } from '../driver/driver.js';
+import { halfTypeOf } from '../tensor-data.js';
 import {
   ALGORITHM_BYTES,
   COMPUTE_32F,
@@ -49,13 +50,9 @@ export function alignmentOf(product: FullProduct): number {
 /** Whether cuBLASLt applies a product's activation itself. */
 export const fusesActivation = ({ activation }: FullProduct): boolean => activation === 'relu';
 
-/** The library's numbers of types; it has no int32 products of ours. */
-const TYPES: Record<ProductType, number> = {
-  float32: TYPE_32F,
-  bf16: TYPE_16BF,
-  fp16: TYPE_16F,
-  int32: TYPE_32F,
-};
+/** The library's number of a type. */
+const typeNumber = (type: ProductType) =>
+  ({ float32: TYPE_32F, bf16: TYPE_16BF, fp16: TYPE_16F })[halfTypeOf(type) ?? 'float32'];
 
 /** What two products have in common that can share a plan. */
 export function planKey(product: FullProduct): string {
@@ -104,7 +101,7 @@ export class LtPlan {
     floats[1] = 0;
 
     const { m, n, k, batch, transposeA, transposeB, operands, result, tf32 } = product;
-    const type = TYPES[operands];
+    const type = typeNumber(operands);
     const out = new BigUint64Array(1);
     const compute = tf32 ? COMPUTE_32F_FAST_TF32 : COMPUTE_32F;
     checkLt(lt.cublasLtMatmulDescCreate(out, compute, TYPE_32F), 'cublasLtMatmulDescCreate');
@@ -140,7 +137,7 @@ export class LtPlan {
     };
     this.#left = layout(type, transposeB ? n : k, transposeB ? k : n, product.strideB);
     this.#right = layout(type, transposeA ? k : m, transposeA ? m : k, product.strideA);
-    this.#out = layout(TYPES[result], m, n, product.strideOut);
+    this.#out = layout(typeNumber(result), m, n, product.strideOut);
     this.#ask(handle, alignmentOf(product), workspaceBytes, want);
   }
 

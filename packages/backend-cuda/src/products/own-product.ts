@@ -2,6 +2,7 @@ import { D2DMoEError } from '@d2dmoe/core';
 import type { CudaBackend } from '../backend.js';
 import { type Kernel, kernel } from '../launch.js';
 import { hopperTakes, launchHopper, planHopper } from './hopper-product.js';
+import { byLayout, layoutOf } from './layouts.js';
 import { halfTypeOf } from '../tensor-data.js';
 import { BYTES, type FullProduct, type ProductType } from './product.js';
 import { type Split, splitSum } from './splits.js';
@@ -28,12 +29,10 @@ const SIMT_DEPTH = 8;
 const rowsKernel = kernel('products', 'products_rows_f32', 'p p p p i i l l l i i i');
 const columnsKernel = kernel('products', 'products_columns_f32', 'p p p p i i l l l i i i');
 
-type Layout = 'nn' | 'nt' | 'tn' | 'tt';
-const mma = (type: 'bf16' | 'f16' | 'tf32'): Record<Layout, Kernel> => {
-  const of = (layout: Layout) =>
-    kernel('products-mma', `products_mma_${type}_${layout}`, 'p p p p i i i l l l i i i i i i');
-  return { nn: of('nn'), nt: of('nt'), tn: of('tn'), tt: of('tt') };
-};
+const mma = (type: 'bf16' | 'f16' | 'tf32') =>
+  byLayout((layout) =>
+    kernel('products-mma', `products_mma_${type}_${layout}`, 'p p p p i i i l l l i i i i i i'),
+  );
 const mmaKernels = { bf16: mma('bf16'), fp16: mma('f16'), tf32: mma('tf32') };
 const MMA_TILE = 128;
 const MMA_STAGES = 4;
@@ -156,10 +155,9 @@ function mmaProduct(backend: CudaBackend, product: FullProduct): void {
   const along = MMA_TILE * (depth + vector);
   const across = depth * (MMA_TILE + (size === 2 ? vector : 2 * vector));
   const elements = (transposeA ? across : along) + (transposeB ? along : across);
-  const layout = `${transposeA ? 't' : 'n'}${transposeB ? 't' : 'n'}` as const;
   withParts(backend, product, splits, (out) =>
     backend.launch(
-      mmaKernels[halfTypeOf(operands) ?? 'tf32'][layout],
+      mmaKernels[halfTypeOf(operands) ?? 'tf32'][layoutOf(product)],
       [tiles, splits, Math.min(batch, MOST_BLOCKS)],
       256,
       [

@@ -58,6 +58,8 @@ export const expertsCases: readonly ExpertsCase[] = [
   { rows: 16, d: 2048, experts: 128, expertSize: 128, isGated: true, bars: { 0.2: 1 } },
 ];
 
+const typeOf = ({ type = 'bf16' }: ExpertsCase): HalfType => type;
+
 /** The cases of a first look. */
 export const smallExpertsCases: readonly ExpertsCase[] = [
   { rows: 40, d: 32, experts: 6, expertSize: 8, type: 'fp16', bars: { 0.5: 1 } },
@@ -163,12 +165,8 @@ function drawMask(rows: number, experts: number, count: number, random: Random):
 /** log2 of about 1 / sqrt(n / 3): keeps sums of n products of the order of 1. */
 const powerFor = (n: number) => -Math.round(Math.log2(n / 3) / 2);
 
-function makeLayer(
-  { rows, d, experts, expertSize, isGated = false, router, type = 'bf16' }: ExpertsCase,
-  count: number,
-  matrices: Matrices,
-  random: Random,
-): Layer {
+function makeLayer(c: ExpertsCase, count: number, matrices: Matrices, random: Random): Layer {
+  const { rows, d, experts, expertSize, isGated = false, router } = c;
   const hidden = experts * expertSize;
   const x = matrices.make(rows, d, 0);
   const up = matrices.make(hidden, d, powerFor(d));
@@ -195,7 +193,7 @@ function makeLayer(
           },
     mask,
     selection: tf.tensor2d(mask, [rows, experts], 'bool'),
-    packed: packExperts(weights, expertSize, { storage: STORAGE[type] }),
+    packed: packExperts(weights, expertSize, { storage: STORAGE[typeOf(c)] }),
   };
 }
 
@@ -285,7 +283,8 @@ function rowError(
 
 /** Enqueues the same layer dense on matrices of 16 bits, bias and activation in cuBLASLt's epilogues where it has them. */
 function dense(backend: CudaBackend, c: ExpertsCase, { x, up, gate, down }: Layer, zeros: Zeros) {
-  const { rows, d, experts, expertSize, type = 'bf16' } = c;
+  const { rows, d, experts, expertSize } = c;
+  const type = typeOf(c);
   const hidden = experts * expertSize;
   const pointer = (tensor: tf.Tensor) => backend.pointer16(tensor, type);
   const first = backend.output16([rows, hidden], type);
@@ -343,7 +342,7 @@ async function timeCase(
   share: number,
   random: Random,
 ): Promise<Row['times']> {
-  const { type = 'bf16' } = c;
+  const type = typeOf(c);
   const count = Math.round(share * c.experts);
   const hidden = c.experts * c.expertSize;
   const bytes = (hidden * (c.isGated ? 3 : 2) + 2 * c.rows) * c.d * 2;
@@ -441,14 +440,14 @@ export async function* expertsRows(
     )
     .filter(({ c, share }) => wanted(nameOf(c, share)));
   if (plans.length === 0) return;
-  const keyOf = ({ rows, d, experts, expertSize, isGated = false, type = 'bf16' }: ExpertsCase) =>
-    [rows, d, experts * expertSize, isGated, type].join();
+  const keyOf = (c: ExpertsCase) =>
+    [c.rows, c.d, c.experts * c.expertSize, c.isGated ?? false, typeOf(c)].join();
   const timed = await settle(() => torch([...new Set(plans.map(({ c }) => keyOf(c)))]));
   const peer = 'value' in timed ? (timed.value as Record<string, Times>) : {};
   const { precision } = backend;
   try {
     for (const { c, share, bar } of plans) {
-      backend.precision = c.type ?? 'bf16';
+      backend.precision = typeOf(c);
       const named: { name: string; bar: Bar } = { name: nameOf(c, share), bar };
       try {
         if (ltProducts(backend).file === undefined) throw new Error('cuBLASLt was not found.');

@@ -1,5 +1,6 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../../backend.js';
+import { formsIn } from '../../kernels/forms.js';
 import { withScratch } from '../../kernels/run.js';
 import { kernel } from '../../launch.js';
 import { type ExpertsCall, HALF_OF, pitchOf } from '../call.js';
@@ -43,10 +44,10 @@ export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
  */
 export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPlan): TensorInfo {
   const { rows, dIn, dOut, storage } = call;
-  const half = HALF_OF[storage];
-  if ((storage !== 'bfloat16' && storage !== 'float16') || half === undefined) {
+  if (storage !== 'bfloat16' && storage !== 'float16') {
     throw new Error(`The many-rows path has no experts in ${storage}.`);
   }
+  const half = HALF_OF[storage];
   const { deterministic } = backend;
   const plan = given ?? planMany(call, backend.device.multiprocessors, deterministic);
   const pitch = pitchOf(dIn, storage);
@@ -63,8 +64,7 @@ export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPl
   if (plan.kind === 'hundreds') {
     const way = hundredsWay(call, deterministic);
     const isOut32 = backend.precision !== half;
-    const shape = [rows, dOut];
-    const out = isOut32 ? backend.output(shape, 'float32') : backend.output16(shape, half);
+    const out = formsIn(backend, isOut32 ? undefined : half).output([rows, dOut]);
     withX16((x16) =>
       runHundreds(backend, { ...call, storage }, { x16, pitch, out: out.pointer, isOut32, way }),
     );

@@ -4,14 +4,16 @@ import { expect, test } from 'vitest';
 import { relativeError } from '../../../../kernels/testing/closeness.js';
 import { emulated } from '../../../testing/emulated.js';
 import { exactLayer, type ExactShape, withCall } from '../../../testing/experts.js';
+import { hundredsFits } from './hundreds.js';
 import { manyFits, manyRows } from './index.js';
 import { type ManyPlan, planMany } from './plan.js';
 import { unitsOf } from './units.js';
 
 /** All plans that the kernels have for a shape. */
-function plans({ rows, dOut, experts, expertSize, gated }: ExactShape): [string, ManyPlan][] {
+function plans({ rows, dIn, dOut, experts, expertSize, gated }: ExactShape): [string, ManyPlan][] {
   const all: [string, ManyPlan][] = [['masked', { kind: 'masked' }]];
-  if (!gated && rows <= 1024 && dOut <= 1024) all.push(['hundreds', { kind: 'hundreds' }]);
+  if (hundredsFits({ rows, dIn, dOut, gate: gated ? 1 : 0 }))
+    all.push(['hundreds', { kind: 'hundreds' }]);
   for (const width of [128, 64] as const) {
     for (const pools of [2, 4, 0] as const) {
       if (gated && (pools > 0 || width === 64)) continue;

@@ -1,7 +1,8 @@
 import type { KernelConfig, TensorInfo } from '@tensorflow/tfjs-core';
-import type { CudaBackend, Output } from '../../backend.js';
+import type { CudaBackend } from '../../backend.js';
 import { type Kernel, kernel } from '../../launch.js';
 import { cudaKernel } from '../config.js';
+import { formsIn } from '../forms.js';
 import { withScratch } from '../run.js';
 
 interface Attributes {
@@ -121,9 +122,7 @@ function choose(backend: CudaBackend, headDim: number) {
   return {
     kernels,
     bytes: half ? 2 : 4,
-    pointer: (t: TensorInfo) => (half ? backend.pointer16(t) : backend.pointer(t)),
-    output: (shape: readonly number[]): Output =>
-      half ? backend.output16(shape) : backend.output(shape, 'float32'),
+    ...formsIn(backend, half ? 'bf16' : undefined),
   };
 }
 

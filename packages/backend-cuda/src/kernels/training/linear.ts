@@ -1,8 +1,9 @@
 import type { KernelConfig, TensorInfo } from '@tensorflow/tfjs-core';
-import type { CudaBackend, Output } from '../../backend.js';
+import type { CudaBackend } from '../../backend.js';
 import { matMul } from '../../products/mat-mul.js';
-import { type HalfType, halfTypeOf } from '../../tensor-data.js';
+import { halfTypeOf } from '../../tensor-data.js';
 import { cudaKernel } from '../config.js';
+import { formsIn } from '../forms.js';
 import { columnSum } from './column-sum.js';
 
 interface Inputs {
@@ -11,23 +12,15 @@ interface Inputs {
   bias?: TensorInfo;
 }
 
-/** How matrices are read and what results are: in a type of 16 bits, or in float32. */
-function forms(backend: CudaBackend, half: HalfType | undefined) {
-  return {
-    operands: half ?? ('float32' as const),
-    pointer: (t: TensorInfo) => (half ? backend.pointer16(t, half) : backend.pointer(t)),
-    output: (shape: readonly number[]): Output =>
-      half ? backend.output16(shape, half) : backend.output(shape, 'float32'),
-  };
-}
-
 /** x [N, dIn] · weight + bias → [N, dOut], in 16 bits where products are; weight [dOut, dIn], or transposed. */
 function linear(
   backend: CudaBackend,
   { x, weight, bias }: Inputs,
   { transposed }: { transposed: boolean },
 ): TensorInfo {
-  const { operands, pointer, output } = forms(backend, halfTypeOf(backend.precision));
+  const half = halfTypeOf(backend.precision);
+  const operands = half ?? 'float32';
+  const { pointer, output } = formsIn(backend, half);
   const [m, k] = x.shape as [number, number];
   const n = weight.shape[transposed ? 1 : 0] as number;
   const out = output([m, n]);
@@ -53,7 +46,8 @@ function linearGrad(
 ): TensorInfo[] {
   // Gradients are often smaller than what fp16 holds.
   const half = backend.precision === 'bf16' ? 'bf16' : undefined;
-  const { operands, pointer, output } = forms(backend, half);
+  const operands = half ?? 'float32';
+  const { pointer, output } = formsIn(backend, half);
   const [rows, dIn] = x.shape as [number, number];
   const dOut = dy.shape[1] as number;
   const dx = output([rows, dIn]);
