@@ -141,15 +141,23 @@ export function productBody(product: TiledProduct): string {
   };
   const guarded = (condition: string, body: string) =>
     condition === '' ? `{${body}\n}` : `if (${condition}) {${body}\n}`;
+  // Neighbouring threads read one row from end to end. Where groups of threads share the terms, two read 32 bytes of a row
+  // and the next two the next quad's, so that what eight of them write to workgroup memory lies in different banks.
+  const sideBySide = split > 1 && depthUnits % 2 === 0 ? 2 : depthUnits;
   /** A unit's place: terms 4·q… and row or column quad g. Neighbouring threads read neighbouring memory. */
   const place = (turn: number, index: number, begin: number) => {
-    const quads = columns / 4;
-    return index === -1 || product.rightInner
-      ? {
-          q: `(unit${turn} - ${begin}u) % ${depthUnits}u`,
-          g: `(unit${turn} - ${begin}u) / ${depthUnits}u`,
-        }
-      : { q: `(unit${turn} - ${begin}u) / ${quads}u`, g: `(unit${turn} - ${begin}u) % ${quads}u` };
+    const quads = (index === -1 ? rows : columns) / 4;
+    const unit = `(unit${turn} - ${begin}u)`;
+    if (index !== -1 && !product.rightInner) {
+      return { q: `${unit} / ${quads}u`, g: `${unit} % ${quads}u` };
+    }
+    if (sideBySide === depthUnits) {
+      return { q: `${unit} % ${depthUnits}u`, g: `${unit} / ${depthUnits}u` };
+    }
+    return {
+      q: `${unit} % ${sideBySide}u + ${unit} / ${sideBySide * quads}u * ${sideBySide}u`,
+      g: `${unit} / ${sideBySide}u % ${quads}u`,
+    };
   };
 
   const prepare = turns

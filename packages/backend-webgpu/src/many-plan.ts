@@ -46,7 +46,7 @@ const wide = { rows: 128, columns: 128, depth: 16, threadRows: 8, threadColumns:
 const large = { rows: 64, columns: 64, depth: 16, threadRows: 8, threadColumns: 8, split: 1 };
 const small = { rows: 32, columns: 128, depth: 16, threadRows: 4, threadColumns: 8, split: 1 };
 // Of the hidden product of few hundred rows, whose sums would keep too few threads busy if each had all terms of its own.
-const smallHidden = { rows: 32, columns: 32, depth: 16, threadRows: 8, threadColumns: 4, split: 4 };
+const smallHidden = { rows: 32, columns: 32, depth: 32, threadRows: 8, threadColumns: 4, split: 4 };
 
 /**
  * Tiles for this many rows.

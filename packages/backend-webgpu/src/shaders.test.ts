@@ -61,7 +61,7 @@ const sources: Record<string, string> = {
   'expert output, odd': expertOutputSource(odd, tile),
   'expert hidden, found rows': expertHiddenSource(plain, tile, foundTiles),
   'expert output, found rows': expertOutputSource(odd, tile, foundPairs),
-  'expert hidden, split': expertHiddenSource(odd, { ...tile, split: 2 }, foundTiles),
+  'expert hidden, split': expertHiddenSource(odd, { ...tile, depth: 16, split: 2 }, foundTiles),
   'expert output, split': expertOutputSource(plain, { ...tile, split: 4 }),
   'sum rows': sumRowsSource(48, 8),
   'sum rows, odd': sumRowsSource(11, 40),
