@@ -6,14 +6,14 @@
 #include "experts-units.cuh"
 #include "experts.cuh"
 
-// A warp a row. Dynamic shared memory: n floats and ceil(n / 32) words for each warp.
-KERNEL experts_select(const float *norms, unsigned char *selection, long long rows, int n, int rule, float value) {
+// A warp a row; of signed numbers, by their magnitudes. Dynamic shared memory: n floats and ceil(n / 32) words for each warp.
+KERNEL experts_select(const float *norms, unsigned char *selection, long long rows, int n, int is_signed, int rule, float value) {
   DYNAMIC_SHARED(float, shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32, words = (n + 31) / 32;
   float *own = shared + warp * (n + words);
   unsigned *bits = reinterpret_cast<unsigned *>(own + n);
   for (long long r = blockIdx.x * (long long)warps + warp; r < rows; r += (long long)gridDim.x * warps) {
-    for (int e = lane; e < n; e += 32) own[e] = norms[r * n + e];
+    for (int e = lane; e < n; e += 32) own[e] = is_signed ? fabsf(norms[r * n + e]) : norms[r * n + e];
     __syncwarp();
     experts_select_row(own, n, rule, value, bits);
     __syncwarp();

@@ -25,6 +25,7 @@ import {
   withExperts,
 } from '../../../kernels/testing/random-experts.js';
 import { emulated } from '../../testing/emulated.js';
+import { nearest } from '../../testing/halves.js';
 import { groupRows, selectionBits } from './select.js';
 
 const shapes: fc.Arbitrary<LayerShape> = fc.record({
@@ -241,6 +242,53 @@ emulated('router and experts in one', (cuda) => {
     cuda().precision = 'float32';
   });
 
+  /** |output · relu(hidden · x)| in float64. */
+  function exactNorms(
+    x: Float64Array,
+    router: { hidden: Float64Array; output: Float64Array },
+    { rows, dIn, experts }: Pick<LayerShape, 'rows' | 'dIn' | 'experts'>,
+  ): Float64Array {
+    const width = router.hidden.length / dIn;
+    return Float64Array.from({ length: rows * experts }, (_, i) => {
+      const [r, e] = [Math.floor(i / experts), i % experts];
+      let norm = 0;
+      for (let j = 0; j < width; j++) {
+        let sum = 0;
+        for (let k = 0; k < dIn; k++)
+          sum += (router.hidden[j * dIn + k] as number) * (x[r * dIn + k] as number);
+        norm += (router.output[e * width + j] as number) * Math.max(0, sum);
+      }
+      return Math.abs(norm);
+    });
+  }
+
+  /** What RoutedExperts gives. */
+  function routed(
+    { x, ffn }: Pick<ReturnType<typeof randomLayer>, 'x' | 'ffn'>,
+    router: { hidden: Float64Array; output: Float64Array },
+    shape: LayerShape,
+    storage: ExpertStorage,
+    rule: SelectionRule,
+  ): ArrayLike<number> {
+    const { rows, dIn, dOut, experts, expertSize, activation } = shape;
+    const width = router.hidden.length / dIn;
+    return withExperts(
+      ffn,
+      (packed) => {
+        const matrices = {
+          hidden: matrix(router.hidden, width, dIn),
+          output: matrix(router.output, experts, width),
+        };
+        const routers = tf.engine().runKernel<tf.Tensor[]>('PackRouter', matrices, { storage });
+        const named = Object.fromEntries(routers.map((tensor, i) => [`router${i}`, tensor]));
+        const inputs = { x: matrix(x, rows, dIn), ...named, ...packed.tensors };
+        const attrs = { activation, expertSize, dOut, storage, ...rule };
+        return tf.engine().runKernel<tf.Tensor>('RoutedExperts', inputs, attrs).dataSync();
+      },
+      storage,
+    );
+  }
+
   test.each([
     ['float32', 1, 12, 'topK', 5],
     ['float32', 9, 12, 'threshold', 0.5],
@@ -256,52 +304,48 @@ emulated('router and experts in one', (cuda) => {
   ] as const)(
     'in %s with %d rows of %d experts by %s %d',
     (storage, rows, experts, rule, value) => {
-      const { dIn, dOut, expertSize, activation } = fixed;
-      const { x, ffn } = randomLayer({ ...fixed, experts, rows });
+      const shape = { ...fixed, experts, rows };
+      const layer = randomLayer(shape);
       const width = 24;
       const random = new Random(rows);
       // Weights that 16 bits hold exactly: norms differ from float64's by less than they do from each other.
       const coarse = (count: number) =>
         Float64Array.from({ length: count }, () => Math.round(random.normal() * 16) / 16);
-      const router = { hidden: coarse(width * dIn), output: coarse(experts * width) };
-      const norms = Float64Array.from({ length: rows * experts }, (_, i) => {
-        const [r, e] = [Math.floor(i / experts), i % experts];
-        let norm = 0;
-        for (let j = 0; j < width; j++) {
-          let sum = 0;
-          for (let k = 0; k < dIn; k++)
-            sum += (router.hidden[j * dIn + k] as number) * (x[r * dIn + k] as number);
-          norm += (router.output[e * width + j] as number) * Math.max(0, sum);
-        }
-        return Math.abs(norm);
-      });
+      const router = { hidden: coarse(width * shape.dIn), output: coarse(experts * width) };
+      const norms = exactNorms(layer.x, router, shape);
       const selection = referenceSelectExperts(norms, experts, { rule, value });
-      const actual = withExperts(
-        ffn,
-        (packed) => {
-          const routers = tf.engine().runKernel<tf.Tensor[]>(
-            'PackRouter',
-            {
-              hidden: matrix(router.hidden, width, dIn),
-              output: matrix(router.output, experts, width),
-            },
-            { storage },
-          );
-          const named = Object.fromEntries(routers.map((tensor, i) => [`router${i}`, tensor]));
-          const out = tf
-            .engine()
-            .runKernel<tf.Tensor>(
-              'RoutedExperts',
-              { x: matrix(x, rows, dIn), ...named, ...packed.tensors },
-              { activation, expertSize, dOut, storage, rule, value },
-            );
-          return out.dataSync();
-        },
-        storage,
-      );
-      const expected = referenceDynamicKExperts(x, selection, ffn);
+      const actual = routed(layer, router, shape, storage, { rule, value });
+      const expected = referenceDynamicKExperts(layer.x, selection, layer.ffn);
       const bars = { float32: 1e-5, float16: 2e-3, int8: 3e-2 };
       expect(relativeError(actual, expected)).toBeLessThanOrEqual(bars[storage]);
+    },
+  );
+
+  test.each([
+    ['bf16', 'bfloat16', 90, 8e-3],
+    ['bf16', 'bfloat16', 600, 8e-3],
+    ['fp16', 'float16', 90, 2e-3],
+  ] as const)(
+    'under %s norms are not rounded before the choice: %s, %d rows',
+    (precision, storage, rows, bar) => {
+      cuda().precision = precision;
+      const shape = { ...fixed, rows, gated: false, experts: 24, dIn: 64 };
+      const random = new Random(rows);
+      const integers = (count: number, most: number) =>
+        Float64Array.from({ length: count }, () => random.integer(2 * most + 1) - most);
+      // Exact up to the norms, of which 16 bits hold too little to tell an expert's from the next one's.
+      const layer = { ...randomLayer(shape), x: integers(rows * shape.dIn, 2) };
+      const output = integers(24 * shape.experts, 3).map((x) => 64 + x);
+      const router = { hidden: integers(24 * shape.dIn, 1), output };
+      const norms = exactNorms(layer.x, router, shape);
+      const rule = { rule: 'topK', value: 9 } as const;
+      const selection = referenceSelectExperts(norms, shape.experts, rule);
+      const rounded = referenceSelectExperts(norms.map(nearest[precision]), shape.experts, rule);
+      expect(rounded).not.toEqual(selection);
+      const expected = referenceDynamicKExperts(layer.x, selection, layer.ffn);
+      expect(relativeError(routed(layer, router, shape, storage, rule), expected)).toBeLessThan(
+        bar,
+      );
     },
   );
 });

@@ -11,7 +11,7 @@ export function matrixMap(
   length: number,
   lines: number,
   boxLines: number,
-): number[] {
+): readonly number[] {
   return tensorMapsOf(backend).encode({
     pointer,
     length,
@@ -36,7 +36,7 @@ export function wideMap(
   lines: number,
   boxLines: number,
   boxes: number,
-): number[] {
+): readonly number[] {
   return tensorMapsOf(backend).encode({
     pointer,
     length: BOX,

@@ -1,8 +1,8 @@
 import type { KernelConfig, TensorInfo } from '@tensorflow/tfjs-core';
 import type { CudaBackend } from '../backend.js';
 import { cudaKernel } from '../kernels/config.js';
-import { runKernel } from '../kernels/run.js';
-import { type ExpertsCall, WEIGHT_BYTES, type Storage } from './call.js';
+import { batchMatMul } from '../products/kernels.js';
+import { WEIGHT_BYTES, type Storage } from './call.js';
 import {
   callOf,
   dynamicKExperts,
@@ -31,37 +31,31 @@ interface PackedRouter {
   router3: TensorInfo;
 }
 
-/** |output · relu(hidden · x)|, [N, experts]. */
-function predictNorms(backend: CudaBackend, x: TensorInfo, { router0, router1 }: PackedRouter) {
-  const attrs = { transposeA: false, transposeB: true };
-  const hidden = runKernel(
-    backend,
-    '_FusedMatMul',
-    { a: x, b: router0 },
-    { ...attrs, activation: 'relu' },
-  );
-  const signed = runKernel(backend, 'BatchMatMul', { a: hidden, b: router1 }, attrs);
-  const norms = runKernel(backend, 'Abs', { x: signed });
-  for (const t of [hidden, signed]) backend.disposeIntermediateTensorInfo(t);
+/** output · relu(hidden · x), [N, experts] in float32: the predicted norms but for their signs. */
+function signedNorms(backend: CudaBackend, x: TensorInfo, { router0, router1 }: PackedRouter) {
+  const transposes = { transposeA: false, transposeB: true };
+  const hidden = batchMatMul(backend, { a: x, b: router0, ...transposes, activation: 'relu' });
+  const norms = batchMatMul(backend, { a: hidden, b: router1, ...transposes, isOut32: true });
+  backend.disposeIntermediateTensorInfo(hidden);
   return norms;
 }
 
 function routedExperts(
   backend: CudaBackend,
-  call: Omit<ExpertsCall, 'selection'>,
-  router: PackedRouter,
-  rule: SelectionRule,
+  inputs: PackedInputs & PackedRouter & { x: TensorInfo },
+  attrs: ExpertsAttrs & SelectionRule,
 ): TensorInfo {
-  const [width = 0] = router.router0.shape;
-  const unselected = { ...call, selection: call.x };
+  const { x } = inputs;
+  const [experts = 0, width = 0] = inputs.router1.shape;
+  const unselected = callOf(backend, inputs, attrs, { x, selection: x, experts });
   if (pathOfFew(backend, unselected, width) === 'few') {
-    const hidden = backend.pointer(router.router2);
-    const output = backend.pointer(router.router3);
-    return fewRows(backend, unselected, { hidden, output, width, rule });
+    const hidden = backend.pointer(inputs.router2);
+    const output = backend.pointer(inputs.router3);
+    return fewRows(backend, unselected, { hidden, output, width, rule: attrs });
   }
-  const norms = predictNorms(backend, call.x, router);
-  const selection = selectExperts(backend, norms, rule);
-  const out = dynamicKExperts(backend, { ...call, selection });
+  const norms = signedNorms(backend, x, inputs);
+  const selection = selectExperts(backend, norms, attrs, 'signed');
+  const out = dynamicKExperts(backend, callOf(backend, inputs, attrs, { x, selection, experts }));
   for (const t of [norms, selection]) backend.disposeIntermediateTensorInfo(t);
   return out;
 }
@@ -85,12 +79,6 @@ export const routedKernels: KernelConfig[] = [
   }),
   cudaKernel<PackedInputs & PackedRouter & { x: TensorInfo }, ExpertsAttrs & SelectionRule>(
     'RoutedExperts',
-    ({ inputs, attrs, backend }) => {
-      const { x, router1 } = inputs;
-      const [experts = 0] = router1.shape;
-      const call = callOf(backend, inputs, attrs, { x, selection: x, experts });
-      const { rule, value } = attrs;
-      return routedExperts(backend, call, inputs, { rule, value });
-    },
+    ({ inputs, attrs, backend }) => routedExperts(backend, inputs, attrs),
   ),
 ];

@@ -3,7 +3,7 @@ import type { CudaBackend } from '../backend.js';
 import { cudaKernel } from '../kernels/config.js';
 import { kernel } from '../launch.js';
 
-const selectKernel = kernel('experts-select', 'experts_select', 'p p l i i f');
+const selectKernel = kernel('experts-select', 'experts_select', 'p p l i i i f');
 const bitsKernel = kernel('experts-select', 'experts_bits', 'p p l i');
 const countKernel = kernel('experts-select', 'experts_group_count', 'p p l i');
 const scanKernel = kernel('experts-select', 'experts_group_scan', 'p p i i');
@@ -25,13 +25,14 @@ export const RULES: Record<SelectionRule['rule'], number> = {
 const SHARED_BYTES = 48 * 1024;
 const SPAN_ROWS = 256;
 
-/** The experts of each row, bool [N, n], from norms of at least 0. */
+/** The experts of each row, bool [N, n], from norms of at least 0, or by the magnitudes of `signed` numbers. */
 export function selectExperts(
   backend: CudaBackend,
-  predictedNorms: TensorInfo,
+  norms: TensorInfo,
   { rule, value }: SelectionRule,
+  sign: 'signed' | 'positive' = 'positive',
 ): TensorInfo {
-  const [rows = 0, experts = 0] = predictedNorms.shape;
+  const [rows = 0, experts = 0] = norms.shape;
   const out = backend.output([rows, experts], 'bool');
   if (rows === 0 || experts === 0) return out;
   // A row's norms and bits for each warp.
@@ -41,7 +42,15 @@ export function selectExperts(
     selectKernel,
     Math.min(Math.ceil(rows / warps), backend.device.multiprocessors * 8),
     warps * 32,
-    [backend.pointer(predictedNorms), out.pointer, rows, experts, RULES[rule], value],
+    [
+      backend.pointer(norms),
+      out.pointer,
+      rows,
+      experts,
+      sign === 'signed' ? 1 : 0,
+      RULES[rule],
+      value,
+    ],
     warps * bytes,
   );
   return out;

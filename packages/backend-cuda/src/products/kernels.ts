@@ -24,11 +24,13 @@ export interface BatchMatMulOptions {
   transposeA: boolean;
   transposeB: boolean;
   /** Added to every row, of n values. */
-  bias?: TensorInfo;
+  bias?: TensorInfo | undefined;
   /** Applied after the bias; default 'linear'. */
   activation?: Activation;
   /** Slope of 'leakyrelu' below zero. */
   alpha?: number;
+  /** Whether the result is the sums as they are, not rounded to the backend's precision. */
+  isOut32?: boolean;
 }
 
 /**
@@ -38,7 +40,8 @@ export interface BatchMatMulOptions {
  * @throws D2DMoEError CUDA_SHAPE, CUDA_DTYPE.
  */
 export function batchMatMul(backend: CudaBackend, options: BatchMatMulOptions): TensorInfo {
-  const { a, b, transposeA, transposeB, bias, activation = 'linear', alpha = 0 } = options;
+  const { a, b, transposeA, transposeB, bias, isOut32 = false } = options;
+  const { activation = 'linear', alpha = 0 } = options;
   if (a.dtype !== b.dtype || (a.dtype !== 'float32' && a.dtype !== 'int32')) {
     throw new D2DMoEError(
       'CUDA_DTYPE',
@@ -64,10 +67,12 @@ export function batchMatMul(backend: CudaBackend, options: BatchMatMulOptions): 
   const { dims, runs } = batchRuns(a.shape.slice(0, -2), b.shape.slice(0, -2));
   const shape = [...dims, m, n];
   const half = a.dtype === 'float32' ? halfTypeOf(backend.precision) : undefined;
-  const out = half ? backend.output16(shape, half) : backend.output(shape, a.dtype);
+  const isOut16 = half !== undefined && !isOut32;
+  const out = isOut16 ? backend.output16(shape, half) : backend.output(shape, a.dtype);
   if (runs.length === 0 || m === 0 || n === 0) return out;
 
   const operands = half ?? a.dtype;
+  const result = isOut16 ? half : a.dtype;
   const bytes = BYTES[operands];
   const { pointer } = formsIn(backend, half);
   const [left, right] = [pointer(a), pointer(b)];
@@ -77,7 +82,7 @@ export function batchMatMul(backend: CudaBackend, options: BatchMatMulOptions): 
     matMul(backend, {
       a: left + run.a * m * k * bytes,
       b: right + run.b * k * n * bytes,
-      out: out.pointer + run.out * m * n * bytes,
+      out: out.pointer + run.out * m * n * BYTES[result],
       batch: isFolded ? 1 : run.count,
       m: isFolded ? run.count * m : m,
       n,
@@ -88,9 +93,10 @@ export function batchMatMul(backend: CudaBackend, options: BatchMatMulOptions): 
       strideB: run.stepB * k * n,
       strideOut: m * n,
       operands,
+      result,
       activation,
       alpha,
-      ...(bias && { bias: pointer(bias) }),
+      bias: bias && (isOut16 ? pointer(bias) : backend.pointer(bias)),
     });
   }
   return out;
@@ -129,7 +135,6 @@ function fusedMatMul(
       `The activation "${activation}" cannot be fused with matMul: it has to be linear, ${Object.keys(KERNELS).join(', ')}.`,
     );
   }
-  const product = { a, b, transposeA, transposeB };
   const isFloat = a.dtype === 'float32';
   const n = b.shape.at(transposeB ? -2 : -1) ?? 0;
   const isRow =
@@ -137,14 +142,17 @@ function fusedMatMul(
   const hasBias = isRow && bias?.dtype === 'float32';
   if (isFloat && (bias === undefined || hasBias) && activation !== 'prelu') {
     return batchMatMul(backend, {
-      ...product,
-      ...(bias && { bias }),
+      a,
+      b,
+      transposeA,
+      transposeB,
+      bias,
       activation,
       alpha: leakyreluAlpha ?? 0,
     });
   }
   // Biases and slopes of other shapes, and int32, go step by step.
-  let out = batchMatMul(backend, product);
+  let out = batchMatMul(backend, { a, b, transposeA, transposeB });
   const then = (name: string, inputs: Record<string, TensorInfo>, attrs = {}) => {
     const next = runKernel(backend, name, inputs, attrs);
     backend.disposeIntermediateTensorInfo(out);
@@ -167,9 +175,11 @@ function fusedMatMul(
 
 /** Kernels of tf.matMul and tf.fused.matMul. */
 export const productKernels: KernelConfig[] = [
-  cudaKernel<Inputs, BatchMatMulAttrs>(BatchMatMul, ({ inputs, attrs, backend }) =>
-    batchMatMul(backend, { ...inputs, ...attrs }),
-  ),
+  cudaKernel<Inputs, BatchMatMulAttrs>(BatchMatMul, ({ inputs, attrs, backend }) => {
+    const { a, b } = inputs;
+    const { transposeA, transposeB } = attrs;
+    return batchMatMul(backend, { a, b, transposeA, transposeB });
+  }),
   cudaKernel<FusedInputs, _FusedMatMulAttrs>(_FusedMatMul, ({ inputs, attrs, backend }) =>
     fusedMatMul(backend, inputs, attrs),
   ),

@@ -37,7 +37,7 @@ export interface Product {
   /** Elements from one result to the next; default m · n. */
   strideOut?: number;
   /** Device address of n values of the result's type, added to every row. */
-  bias?: number;
+  bias?: number | undefined;
   /** Default 'linear'; int32 results have no other. */
   activation?: Activation;
   /** Slope of 'leakyrelu' below zero; default 0. */
@@ -59,17 +59,23 @@ export type FullProduct = Required<Omit<Product, 'bias'>> & Pick<Product, 'bias'
 /** Bytes of one element. */
 export const BYTES: Record<ProductType, number> = { float32: 4, bf16: 2, fp16: 2, int32: 4 };
 
-/** Fills in what a product leaves out. */
+/** Fills in what a product leaves out. Every field by name: V8 takes microseconds for a spread with some of them replaced. */
 export function complete(precision: CudaBackend['precision'], product: Product): FullProduct {
-  const { m, n, k, operands = 'float32' } = product;
+  const { a, b, out, m, n, k, bias, operands = 'float32' } = product;
   return {
-    ...product,
+    a,
+    b,
+    out,
     batch: product.batch ?? 1,
+    m,
+    n,
+    k,
     transposeA: product.transposeA ?? false,
     transposeB: product.transposeB ?? false,
     strideA: product.strideA ?? m * k,
     strideB: product.strideB ?? k * n,
     strideOut: product.strideOut ?? m * n,
+    bias,
     activation: product.activation ?? 'linear',
     alpha: product.alpha ?? 0,
     operands,

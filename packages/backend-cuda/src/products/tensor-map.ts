@@ -31,12 +31,16 @@ const L2_PROMOTION_256B = 3;
 const MAP_BYTES = 128;
 const ALIGNMENT = 64;
 
+/** Maps that are kept: a call's matrices are the same ones the next time, and the driver takes longer than to look them up. */
+const MOST_KEPT = 512;
+
 /** Makes tensor maps: what the bulk tensor copy engine (sm_90) has to know of a matrix, as a kernel's `i*32`. */
 class TensorMaps {
   readonly #driver: Driver;
   readonly #encode: (...args: unknown[]) => number;
   readonly #memory: HostMemory;
   readonly #address: number;
+  readonly #kept = new Map<string, readonly number[]>();
 
   constructor(driver: Driver) {
     this.#driver = driver;
@@ -49,10 +53,13 @@ class TensorMaps {
     this.#address = Math.ceil(this.#memory.address / ALIGNMENT) * ALIGNMENT;
   }
 
-  /** The map's 128 bytes. */
-  encode(options: TensorMapOptions): number[] {
+  /** The map's 128 bytes, which follow from the options alone. */
+  encode(options: TensorMapOptions): readonly number[] {
     const { pointer, length, lines, matrices, stride, boxLength, boxLines } = options;
     const { pitch = length, boxMatrices = 1 } = options;
+    const key = `${pointer} ${length} ${lines} ${matrices} ${stride} ${boxLength} ${boxLines} ${pitch} ${boxMatrices}`;
+    const known = this.#kept.get(key);
+    if (known !== undefined) return known;
     const result = this.#encode(
       this.#address,
       DATA_TYPE_BFLOAT16,
@@ -69,7 +76,13 @@ class TensorMaps {
     );
     check(this.#driver, result, 'cuTensorMapEncodeTiled');
     const offset = this.#address - this.#memory.address;
-    return Array.from(new Int32Array(this.#memory.buffer, offset, MAP_BYTES / 4));
+    const map = Array.from(new Int32Array(this.#memory.buffer, offset, MAP_BYTES / 4));
+    this.#kept.set(key, map);
+    for (const oldest of this.#kept.keys()) {
+      if (this.#kept.size <= MOST_KEPT) break;
+      this.#kept.delete(oldest);
+    }
+    return map;
   }
 }
 

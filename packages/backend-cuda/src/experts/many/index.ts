@@ -23,7 +23,7 @@ const LEAST_EXPERT = 4;
 export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
   return (
     backend.device.computeCapability[0] === 9 &&
-    (call.storage === 'bfloat16' || call.storage === 'float16') &&
+    isHalf(call) &&
     call.dIn > 0 &&
     call.dOut > 0 &&
     call.dOut % 8 === 0 &&
@@ -34,6 +34,9 @@ export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
   );
 }
 
+const isHalf = (call: ExpertsCall): call is ExpertsCall & Pick<ManyCall, 'storage'> =>
+  call.storage === 'bfloat16' || call.storage === 'float16';
+
 /**
  * The expert op for many rows: reads nothing back and depends on shapes and expected density alone, so that a CUDA
  * graph can hold it.
@@ -43,10 +46,8 @@ export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
  * @returns [N, dOut] in the storage's type of 16 bits, a few hundred rows only where that is the backend's precision.
  */
 export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPlan): TensorInfo {
+  if (!isHalf(call)) throw new Error(`The many-rows path has no experts in ${call.storage}.`);
   const { rows, dIn, dOut, storage } = call;
-  if (storage !== 'bfloat16' && storage !== 'float16') {
-    throw new Error(`The many-rows path has no experts in ${storage}.`);
-  }
   const half = HALF_OF[storage];
   const { deterministic } = backend;
   const plan = given ?? planMany(call, backend.device.multiprocessors, deterministic);
@@ -65,14 +66,12 @@ export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPl
     const way = hundredsWay(call, deterministic);
     const isOut32 = backend.precision !== half;
     const out = formsIn(backend, isOut32 ? undefined : half).output([rows, dOut]);
-    withX16((x16) =>
-      runHundreds(backend, { ...call, storage }, { x16, pitch, out: out.pointer, isOut32, way }),
-    );
+    withX16((x16) => runHundreds(backend, call, { x16, pitch, out: out.pointer, isOut32, way }));
     return out;
   }
   const out = backend.output16([rows, dOut], half);
   withX16((x16) => {
-    const many: ManyCall = { ...call, storage, x16, pitch, out: out.pointer };
+    const many: ManyCall = { ...call, x16, pitch, out: out.pointer };
     if (plan.kind === 'segments') runSegments(backend, many, plan);
     else runMasked(backend, many);
   });
