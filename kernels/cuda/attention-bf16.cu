@@ -45,8 +45,8 @@ __device__ __forceinline__ void product_of_rows(float (&c)[N / 8][4], const bf16
     for (int n = 0; n < N; n += 16) {
       unsigned right[4];
       load_matrices(right, b_rows(b, PITCH<HD>, n, k));
-      mma_bf16(c[n / 8], left, right[0], right[1]);
-      mma_bf16(c[n / 8 + 1], left, right[2], right[3]);
+      mma_16<bf16>(c[n / 8], left, right[0], right[1]);
+      mma_16<bf16>(c[n / 8 + 1], left, right[2], right[3]);
     }
   }
 }
@@ -63,8 +63,8 @@ __device__ __forceinline__ void product_with_weights(float (&c)[HD / 8][4], cons
     for (int n = 0; n < HD; n += 16) {
       unsigned right[4];
       load_matrices_transposed(right, b_columns(b, PITCH<HD>, k, n));
-      mma_bf16(c[n / 8], left, right[0], right[1]);
-      mma_bf16(c[n / 8 + 1], left, right[2], right[3]);
+      mma_16<bf16>(c[n / 8], left, right[0], right[1]);
+      mma_16<bf16>(c[n / 8 + 1], left, right[2], right[3]);
     }
   }
 }

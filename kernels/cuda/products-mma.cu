@@ -1,43 +1,9 @@
 // Matrix products out = op(a) · op(b) + bias on tensor cores through mma.sync (sm_80 and later): bf16 or fp16 operands, or
 // float32 ones rounded to tf32; float32 sums; results in float32 or in the operands' 16 bits. Split sums as in products.cu.
 #include "products.cuh"
+#include "tensor-core.cuh"
 
-#include <type_traits>
-
-// d += a · b of a warp: 16 x 8 float32 sums, 16-bit operands in pairs. Lane 4g + t holds sums (g, 2t), (g, 2t + 1),
-// (g + 8, 2t), (g + 8, 2t + 1).
-template <typename T> __device__ __forceinline__ void products_mma_16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-#ifdef D2DMOE_EMULATED
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  auto half = [](unsigned pair, int which) { return to_float(reinterpret_cast<const T *>(&pair)[which]); };
-  for (int pair = 0; pair < 8; pair++) {
-    const int high = pair / 4, from = pair % 4;
-    const unsigned top = __shfl_sync(0xffffffffu, a[2 * high], g * 4 + from);
-    const unsigned bottom = __shfl_sync(0xffffffffu, a[2 * high + 1], g * 4 + from);
-    const unsigned left = __shfl_sync(0xffffffffu, b[high], 2 * t * 4 + from);
-    const unsigned right = __shfl_sync(0xffffffffu, b[high], (2 * t + 1) * 4 + from);
-    for (int which = 0; which < 2; which++) {
-      d[0] += half(top, which) * half(left, which);
-      d[1] += half(top, which) * half(right, which);
-      d[2] += half(bottom, which) * half(left, which);
-      d[3] += half(bottom, which) * half(right, which);
-    }
-  }
-#else
-  if constexpr (std::is_same<T, bf16>::value)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-
-// The same for tf32, 8 deep: lane 4g + t holds a (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4) and b (t, g), (t + 4, g).
+// d += a · b of a warp, 8 deep in tf32, sums as mma_16 has them: lane 4g + t holds a (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4) and b (t, g), (t + 4, g).
 __device__ __forceinline__ void products_mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef D2DMOE_EMULATED
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -57,64 +23,6 @@ __device__ __forceinline__ void products_mma_tf32(float (&d)[4], const unsigned 
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#endif
-}
-
-// Four 8 x 8 blocks of 16-bit values; lane 8i + r names row r of block i and gets the pair (row lane / 4, columns
-// 2 (lane % 4) and the next) of each block, or with TRANSPOSED the pair of that column and rows.
-template <bool TRANSPOSED> __device__ __forceinline__ void products_load_blocks(unsigned (&r)[4], const void *row) {
-#ifdef D2DMOE_EMULATED
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const unsigned long long address = reinterpret_cast<unsigned long long>(row);
-  auto row_of = [&](int from) {
-    const unsigned low = __shfl_sync(0xffffffffu, (unsigned)address, from);
-    const unsigned high = __shfl_sync(0xffffffffu, (unsigned)(address >> 32), from);
-    return reinterpret_cast<const unsigned short *>(((unsigned long long)high << 32) | low);
-  };
-  for (int i = 0; i < 4; i++) {
-    if (TRANSPOSED) {
-      const unsigned short *first = row_of(8 * i + 2 * t), *second = row_of(8 * i + 2 * t + 1);
-      r[i] = first[g] | (unsigned)second[g] << 16;
-    } else {
-      const unsigned short *x = row_of(8 * i + g);
-      r[i] = x[2 * t] | (unsigned)x[2 * t + 1] << 16;
-    }
-  }
-#else
-  const unsigned address = (unsigned)__cvta_generic_to_shared(row);
-  if (TRANSPOSED)
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
-                 : "memory");
-  else
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address)
-                 : "memory");
-#endif
-}
-
-// 16 bytes to shared memory behind the threads' back, or zeros in their place.
-__device__ __forceinline__ void products_copy16(void *to, const void *from, bool there) {
-#ifdef D2DMOE_EMULATED
-  if (there)
-    *reinterpret_cast<float4 *>(to) = *reinterpret_cast<const float4 *>(from);
-  else
-    *reinterpret_cast<float4 *>(to) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#else
-  const unsigned address = (unsigned)__cvta_generic_to_shared(to);
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(there ? 16 : 0) : "memory");
-#endif
-}
-__device__ __forceinline__ void products_commit_copies() {
-#ifndef D2DMOE_EMULATED
-  asm volatile("cp.async.commit_group;" ::: "memory");
-#endif
-}
-template <int PENDING> __device__ __forceinline__ void products_wait_copies() {
-#ifndef D2DMOE_EMULATED
-  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 #endif
 }
 
@@ -149,7 +57,7 @@ template <typename T, bool ALONG> struct products_operand {
       const T *source = from + (ALONG ? r * pitch + s : s * pitch + r);
       if (aligned) {
         const bool there = r < side && s < end;
-        products_copy16(to, there ? source : from, there);
+        copy16(to, there ? source : from, there);
       } else {
 #pragma unroll
         for (int e = 0; e < VECTOR; e++) {
@@ -191,13 +99,13 @@ __device__ __forceinline__ void products_mma(const T *__restrict__ a, const T *_
         A::load(tiles_a + stage * A::ELEMENTS, left, row0, at, m, k1, TA ? m : k, aligned_a);
         B::load(tiles_b + stage * B::ELEMENTS, right, column0, at, n, k1, TB ? k : n, aligned_b);
       }
-      products_commit_copies();
+      copies_commit();
     };
 #pragma unroll
     for (int step = 0; step < STAGES - 1; step++) load(step);
 
     for (int step = 0; step < steps; step++) {
-      products_wait_copies<STAGES - 2>();
+      copies_wait<STAGES - 2>();
       __syncthreads();
       load(step + STAGES - 1);
       const T *tile_a = tiles_a + step % STAGES * A::ELEMENTS, *tile_b = tiles_b + step % STAGES * B::ELEMENTS;
@@ -210,24 +118,24 @@ __device__ __forceinline__ void products_mma(const T *__restrict__ a, const T *_
           for (int i = 0; i < 4; i++) {
             const int r = warp_row + i * 16;
             if constexpr (TA)
-              products_load_blocks<true>(x[i], tile_a + (s + block / 2 * 8 + in) * A::PITCH + r + block % 2 * 8);
+              load_matrices_transposed(x[i], tile_a + (s + block / 2 * 8 + in) * A::PITCH + r + block % 2 * 8);
             else
-              products_load_blocks<false>(x[i], tile_a + (r + lane % 16) * A::PITCH + s + lane / 16 * 8);
+              load_matrices(x[i], tile_a + (r + lane % 16) * A::PITCH + s + lane / 16 * 8);
           }
 #pragma unroll
           for (int j = 0; j < 4; j += 2) {
             const int c = warp_column + j * 8;
             unsigned z[4];
             if constexpr (TB)
-              products_load_blocks<false>(z, tile_b + (c + block / 2 * 8 + in) * B::PITCH + s + block % 2 * 8);
+              load_matrices(z, tile_b + (c + block / 2 * 8 + in) * B::PITCH + s + block % 2 * 8);
             else
-              products_load_blocks<true>(z, tile_b + (s + block % 2 * 8 + in) * B::PITCH + c + block / 2 * 8);
+              load_matrices_transposed(z, tile_b + (s + block % 2 * 8 + in) * B::PITCH + c + block / 2 * 8);
             y[j][0] = z[0], y[j][1] = z[1], y[j + 1][0] = z[2], y[j + 1][1] = z[3];
           }
 #pragma unroll
           for (int i = 0; i < 4; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) products_mma_16<T>(sum[i][j], x[i], y[j]);
+            for (int j = 0; j < 4; j++) mma_16<T>(sum[i][j], x[i], y[j][0], y[j][1]);
         } else {
           auto left_at = [&](int r, int q) { return products_tf32(TA ? tile_a[q * A::PITCH + r] : tile_a[r * A::PITCH + q]); };
           auto right_at = [&](int q, int c) { return products_tf32(TB ? tile_b[c * B::PITCH + q] : tile_b[q * B::PITCH + c]); };
@@ -249,7 +157,7 @@ __device__ __forceinline__ void products_mma(const T *__restrict__ a, const T *_
         }
       }
     }
-    products_wait_copies<0>();
+    copies_wait<0>();
     __syncthreads();
 
     const long long begin = (split * (long long)batch + item) * stride_out;

@@ -1,4 +1,5 @@
-// A warp's matrix instructions (mma.sync and ldmatrix) on bf16, and 16-byte copies to shared memory that do not wait.
+// A warp's matrix instructions (mma.sync and ldmatrix) on bf16 and fp16, and 16-byte copies to shared memory that do not
+// wait.
 // The emulator gets the same by exchanging registers between lanes, so that kernels need no second form.
 //
 // Fragments, with g = lane / 4 and t = lane % 4:
@@ -8,6 +9,8 @@
 #pragma once
 #include "common.cuh"
 
+#include <type_traits>
+
 __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
   const unsigned x = __bfloat16_as_ushort(__float2bfloat16(low)), y = __bfloat16_as_ushort(__float2bfloat16(high));
   return x | y << 16;
@@ -15,12 +18,9 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
 
 #ifdef D2DMOE_EMULATED
 
-__device__ inline float bf16_half(unsigned pair, int high) {
-  return __bfloat162float(__ushort_as_bfloat16((unsigned short)(high ? pair >> 16 : pair)));
-}
-
-__device__ inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+template <typename T> __device__ inline void mma_16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  auto of = [](unsigned pair, int half) { return to_float(reinterpret_cast<const T *>(&pair)[half]); };
   for (int k = 0; k < 16; k += 2) {
     const int source = k % 8 / 2, upper = k / 8;
     const unsigned top = __shfl_sync(~0u, a[2 * upper], g * 4 + source);
@@ -28,23 +28,23 @@ __device__ inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned 
     const unsigned left = __shfl_sync(~0u, upper ? b1 : b0, 2 * t * 4 + source);
     const unsigned right = __shfl_sync(~0u, upper ? b1 : b0, (2 * t + 1) * 4 + source);
     for (int half = 0; half < 2; half++) {
-      c[0] += bf16_half(top, half) * bf16_half(left, half);
-      c[1] += bf16_half(top, half) * bf16_half(right, half);
-      c[2] += bf16_half(bottom, half) * bf16_half(left, half);
-      c[3] += bf16_half(bottom, half) * bf16_half(right, half);
+      c[0] += of(top, half) * of(left, half);
+      c[1] += of(top, half) * of(right, half);
+      c[2] += of(bottom, half) * of(left, half);
+      c[3] += of(bottom, half) * of(right, half);
     }
   }
 }
 
 // The 8×8 matrix whose rows are at lanes 8m … 8m + 7's addresses goes to r[m].
-__device__ inline void load_matrices(unsigned (&r)[4], const bf16 *row) {
+__device__ inline void load_matrices(unsigned (&r)[4], const void *row) {
   const int lane = threadIdx.x % 32;
   for (int m = 0; m < 4; m++) {
     const auto from = __shfl_sync(~0u, (unsigned long long)row, m * 8 + lane / 4);
     r[m] = reinterpret_cast<const unsigned *>(from)[lane % 4];
   }
 }
-__device__ inline void load_matrices_transposed(unsigned (&r)[4], const bf16 *row) {
+__device__ inline void load_matrices_transposed(unsigned (&r)[4], const void *row) {
   const int lane = threadIdx.x % 32;
   for (int m = 0; m < 4; m++) {
     const auto low = __shfl_sync(~0u, (unsigned long long)row, m * 8 + lane % 4 * 2);
@@ -54,7 +54,7 @@ __device__ inline void load_matrices_transposed(unsigned (&r)[4], const bf16 *ro
   }
 }
 
-__device__ inline void copy16(bf16 *to, const bf16 *from, bool valid) {
+__device__ inline void copy16(void *to, const void *from, bool valid) {
   *reinterpret_cast<uint4 *>(to) = valid ? *reinterpret_cast<const uint4 *>(from) : make_uint4(0, 0, 0, 0);
 }
 __device__ inline void copies_commit() {}
@@ -62,22 +62,28 @@ template <int PENDING> __device__ inline void copies_wait() {}
 
 #else
 
-__device__ __forceinline__ void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#define MMA_16(TYPE)                                                                                                \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, " \
+               "{%8, %9}, {%0, %1, %2, %3};"                                                                      \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                   \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+// c += a · b.
+template <typename T> __device__ __forceinline__ void mma_16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  if constexpr (std::is_same<T, bf16>::value)
+    MMA_16("bf16");
+  else
+    MMA_16("f16");
 }
+#undef MMA_16
 
-__device__ __forceinline__ void load_matrices(unsigned (&r)[4], const bf16 *row) {
+__device__ __forceinline__ void load_matrices(unsigned (&r)[4], const void *row) {
   const unsigned at = (unsigned)__cvta_generic_to_shared(row);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(at)
                : "memory");
 }
-__device__ __forceinline__ void load_matrices_transposed(unsigned (&r)[4], const bf16 *row) {
+__device__ __forceinline__ void load_matrices_transposed(unsigned (&r)[4], const void *row) {
   const unsigned at = (unsigned)__cvta_generic_to_shared(row);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -86,7 +92,7 @@ __device__ __forceinline__ void load_matrices_transposed(unsigned (&r)[4], const
 }
 
 // 16 bytes to shared memory in the background, zeros where they are not valid.
-__device__ __forceinline__ void copy16(bf16 *to, const bf16 *from, bool valid) {
+__device__ __forceinline__ void copy16(void *to, const void *from, bool valid) {
   const unsigned at = (unsigned)__cvta_generic_to_shared(to);
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
