@@ -3,7 +3,8 @@
 #include "products.cuh"
 #include "tensor-core.cuh"
 
-// d += a · b of a warp, 8 deep in tf32, sums as mma_16 has them: lane 4g + t holds a (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4) and b (t, g), (t + 4, g).
+// d += a · b of a warp, 8 deep in tf32, sums as mma_16 has them: lane 4g + t holds a (g, t), (g + 8, t), (g, t + 4),
+// (g + 8, t + 4) and b (t, g), (t + 4, g).
 __device__ __forceinline__ void products_mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef D2DMOE_EMULATED
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
