@@ -67,12 +67,12 @@ export function batchMatMul(backend: CudaBackend, options: BatchMatMulOptions): 
   const { dims, runs } = batchRuns(a.shape.slice(0, -2), b.shape.slice(0, -2));
   const shape = [...dims, m, n];
   const half = a.dtype === 'float32' ? halfTypeOf(backend.precision) : undefined;
-  const isOut16 = half !== undefined && !isOut32;
-  const out = isOut16 ? backend.output16(shape, half) : backend.output(shape, a.dtype);
+  const outHalf = isOut32 ? undefined : half;
+  const out = outHalf ? backend.output16(shape, outHalf) : backend.output(shape, a.dtype);
   if (runs.length === 0 || m === 0 || n === 0) return out;
 
   const operands = half ?? a.dtype;
-  const result = isOut16 ? half : a.dtype;
+  const result = outHalf ?? a.dtype;
   const bytes = BYTES[operands];
   const { pointer } = formsIn(backend, half);
   const [left, right] = [pointer(a), pointer(b)];
@@ -96,7 +96,7 @@ export function batchMatMul(backend: CudaBackend, options: BatchMatMulOptions): 
       result,
       activation,
       alpha,
-      bias: bias && (isOut16 ? pointer(bias) : backend.pointer(bias)),
+      bias: bias && formsIn(backend, outHalf).pointer(bias),
     });
   }
   return out;

@@ -78,10 +78,7 @@ class TensorMaps {
     const offset = this.#address - this.#memory.address;
     const map = Array.from(new Int32Array(this.#memory.buffer, offset, MAP_BYTES / 4));
     this.#kept.set(key, map);
-    for (const oldest of this.#kept.keys()) {
-      if (this.#kept.size <= MOST_KEPT) break;
-      this.#kept.delete(oldest);
-    }
+    if (this.#kept.size > MOST_KEPT) this.#kept.delete(this.#kept.keys().next().value as string);
     return map;
   }
 }

@@ -33,7 +33,7 @@ function linear(
     k,
     transposeB: !transposed,
     operands,
-    ...(bias && { bias: pointer(bias) }),
+    bias: bias && pointer(bias),
   });
   return out;
 }
