@@ -187,7 +187,11 @@ __device__ __forceinline__ void experts_segments_begins(const experts_segments_c
 // the token. With `only_kinds`, rows that have more than an only segment get the bias.
 template <typename T>
 __device__ __forceinline__ void experts_segments_place(const experts_segments_call &call, const experts_kinds &kinds, int begin, int end, int *begins) {
-  const int rows = call.rows, lane = threadIdx.x % 32;
+  const int rows = call.rows, lane = threadIdx.x % 32, pieces = call.d_out / 8;
+  uint4 bias[3];  // this lane's first pieces
+#pragma unroll
+  for (int i = 0; i < 3; i++)
+    if (call.only_kinds && lane + 32 * i < pieces) bias[i] = experts_bias16<T>(call.bias, lane + 32 * i);
   for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) begins[i] += call.offsets[blockIdx.x * kinds.count + i];
   __syncthreads();
   for (int row0 = begin + (int)threadIdx.x - lane; row0 < end; row0 += EXPERTS_THREADS) {
@@ -207,8 +211,11 @@ __device__ __forceinline__ void experts_segments_place(const experts_segments_ca
     }
     if (!call.only_kinds) continue;
     for (unsigned added = __ballot_sync(~0u, is_added); added != 0; added &= added - 1) {
-      uint4 *to = static_cast<uint4 *>(call.out) + (long long)(row0 + __ffs(added) - 1) * (call.d_out / 8);
-      for (int piece = lane; piece < call.d_out / 8; piece += 32) to[piece] = experts_bias16<T>(call.bias, piece);
+      uint4 *to = static_cast<uint4 *>(call.out) + (long long)(row0 + __ffs(added) - 1) * pieces;
+#pragma unroll
+      for (int i = 0; i < 3; i++)
+        if (lane + 32 * i < pieces) to[lane + 32 * i] = bias[i];
+      for (int piece = lane + 96; piece < pieces; piece += 32) to[piece] = experts_bias16<T>(call.bias, piece);
     }
   }
 }

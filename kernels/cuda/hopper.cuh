@@ -97,6 +97,11 @@ __device__ __forceinline__ void hopper_cluster_wait_sent(unsigned barrier, unsig
   } while (!done);
 }
 
+// An arrival at the same barrier of a cluster's block.
+__device__ __forceinline__ void hopper_cluster_arrive_at(unsigned barrier, int block) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(hopper_cluster_place(barrier, block)) : "memory");
+}
+
 __device__ __forceinline__ void hopper_prefetch_line(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // What is read after the wait comes into the L2 cache before it, a line a thread of the grid. All writes meet there, so
 // that nothing is missed of what the launch before still writes.
@@ -114,6 +119,13 @@ __device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *m
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+// The same to the same place of the first `blocks` blocks of the cluster, and each one's own barrier.
+__device__ __forceinline__ void hopper_cluster_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y, int blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(0), "h"((unsigned short)((1 << blocks) - 1))
       : "memory");
 }
 // The same into the L2 cache alone.
@@ -172,7 +184,7 @@ template <int COUNT> __device__ __forceinline__ void hopper_registers_fewer() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
-// Operand lists of 16, 32, 64 and 128 registers.
+// Operand lists of 16 to 128 registers.
 #define HOPPER_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define HOPPER_NAMES_20 HOPPER_NAMES_16 ", %16, %17, %18, %19"
 #define HOPPER_NAMES_28 HOPPER_NAMES_20 ", %20, %21, %22, %23, %24, %25, %26, %27"
@@ -183,6 +195,9 @@ template <int COUNT> __device__ __forceinline__ void hopper_registers_fewer() {
 #define HOPPER_NAMES_64                                                                                 \
   HOPPER_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
                   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define HOPPER_NAMES_96                                                                                 \
+  HOPPER_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+                  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define HOPPER_NAMES_128                                                                                          \
   HOPPER_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "           \
                   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
@@ -196,6 +211,7 @@ template <int COUNT> __device__ __forceinline__ void hopper_registers_fewer() {
 #define HOPPER_SUMS_40(d, i) HOPPER_SUMS_20(d, i), HOPPER_SUMS_20(d, i + 20)
 #define HOPPER_SUMS_56(d, i) HOPPER_SUMS_28(d, i), HOPPER_SUMS_28(d, i + 28)
 #define HOPPER_SUMS_64(d, i) HOPPER_SUMS_32(d, i), HOPPER_SUMS_32(d, i + 32)
+#define HOPPER_SUMS_96(d, i) HOPPER_SUMS_64(d, i), HOPPER_SUMS_32(d, i + 64)
 #define HOPPER_SUMS_128(d, i) HOPPER_SUMS_64(d, i), HOPPER_SUMS_64(d, i + 64)
 
 // One instruction with both operands in shared memory (S: the numbers of a, b, add, transposes), one with a in registers.
@@ -242,12 +258,14 @@ __device__ __forceinline__ void hopper_wgmma(float (&d)[SUMS], unsigned long lon
 template <typename T, int ACROSS_B, int SUMS>
 __device__ __forceinline__ void hopper_wgmma(float (&d)[SUMS], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
                                              unsigned long long b, int add) {
-  static_assert(SUMS == 64 || SUMS == 128, "128 or 256 columns");
+  static_assert(SUMS == 64 || SUMS == 96 || SUMS == 128, "128, 192 or 256 columns");
   if constexpr (std::is_same<T, bf16>::value) {
     if constexpr (SUMS == 64) HOPPER_WGMMA_RS(128, 64, "bf16", 64, 65, 66, 67, 68, 69, 70);
+    if constexpr (SUMS == 96) HOPPER_WGMMA_RS(192, 96, "bf16", 96, 97, 98, 99, 100, 101, 102);
     if constexpr (SUMS == 128) HOPPER_WGMMA_RS(256, 128, "bf16", 128, 129, 130, 131, 132, 133, 134);
   } else {
     if constexpr (SUMS == 64) HOPPER_WGMMA_RS(128, 64, "f16", 64, 65, 66, 67, 68, 69, 70);
+    if constexpr (SUMS == 96) HOPPER_WGMMA_RS(192, 96, "f16", 96, 97, 98, 99, 100, 101, 102);
     if constexpr (SUMS == 128) HOPPER_WGMMA_RS(256, 128, "f16", 128, 129, 130, 131, 132, 133, 134);
   }
 }

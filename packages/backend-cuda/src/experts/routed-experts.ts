@@ -11,6 +11,7 @@ import {
   pathOfFew,
 } from './dynamic-k-experts.js';
 import { fewRows } from './few.js';
+import { manyRouted, manyRows } from './many/index.js';
 import { packRows } from './pack.js';
 import { selectExperts, type SelectionRule } from './select.js';
 
@@ -52,6 +53,11 @@ function routedExperts(
     const hidden = backend.pointer(inputs.router2);
     const output = backend.pointer(inputs.router3);
     return fewRows(backend, unselected, { hidden, output, width, rule: attrs });
+  }
+  if (x.shape[0] !== 0 && manyRouted(backend, unselected, width)) {
+    const hidden = backend.pointer(inputs.router2);
+    const output = backend.pointer(inputs.router3);
+    return manyRows(backend, unselected, { router: { hidden, output, width, rule: attrs } });
   }
   const norms = signedNorms(backend, x, inputs);
   const selection = selectExperts(backend, norms, attrs, 'signed');

@@ -7,6 +7,7 @@ import { type ExpertsCall, HALF_OF, pitchOf } from '../call.js';
 import { hundredsWay, runHundreds } from './hundreds.js';
 import { runMasked } from './masked.js';
 import type { ManyCall } from './many-call.js';
+import { type NarrowRouter, narrowFits, runNarrow } from './narrow.js';
 import { type ManyPlan, planMany } from './plan.js';
 import { runSegments } from './segments.js';
 
@@ -37,20 +38,34 @@ export function manyFits(backend: CudaBackend, call: ExpertsCall): boolean {
 const isHalf = (call: ExpertsCall): call is ExpertsCall & Pick<ManyCall, 'storage'> =>
   call.storage === 'bfloat16' || call.storage === 'float16';
 
+/** Whether {@link manyRows} takes a call with a router of this width, which then chooses in the same launch. */
+export function manyRouted(backend: CudaBackend, call: ExpertsCall, width: number): boolean {
+  return (
+    manyFits(backend, call) && narrowFits(call, width) && planOf(backend, call).kind === 'narrow'
+  );
+}
+
+const planOf = (backend: CudaBackend, call: ExpertsCall) =>
+  planMany(call, backend.device.multiprocessors, backend.deterministic);
+
 /**
  * The expert op for many rows: reads nothing back and depends on shapes and expected density alone, so that a CUDA
  * graph can hold it.
  *
  * @param call One that {@link manyFits}.
- * @param given How to do it, in place of what {@link planMany} would choose.
+ * @param plan How to do it, in place of what {@link planMany} would choose.
+ * @param router One for {@link manyRouted}, in place of the call's selection.
  * @returns [N, dOut] in the storage's type of 16 bits, a few hundred rows only where that is the backend's precision.
  */
-export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPlan): TensorInfo {
+export function manyRows(
+  backend: CudaBackend,
+  call: ExpertsCall,
+  { plan = planOf(backend, call), router }: { plan?: ManyPlan; router?: NarrowRouter } = {},
+): TensorInfo {
   if (!isHalf(call)) throw new Error(`The many-rows path has no experts in ${call.storage}.`);
   const { rows, dIn, dOut, storage } = call;
   const half = HALF_OF[storage];
   const { deterministic } = backend;
-  const plan = given ?? planMany(call, backend.device.multiprocessors, deterministic);
   const pitch = pitchOf(dIn, storage);
   /** Calls `use` with x in the storage's 16 bits. */
   const withX16 = (use: (x16: number) => void) => {
@@ -73,6 +88,7 @@ export function manyRows(backend: CudaBackend, call: ExpertsCall, given?: ManyPl
   withX16((x16) => {
     const many: ManyCall = { ...call, x16, pitch, out: out.pointer };
     if (plan.kind === 'segments') runSegments(backend, many, plan);
+    else if (plan.kind === 'narrow') runNarrow(backend, many, plan.isOrdered, router);
     else runMasked(backend, many);
   });
   return out;

@@ -6,6 +6,7 @@ import { emulated } from '../../../testing/emulated.js';
 import { exactLayer, type ExactShape, withCall } from '../../../testing/experts.js';
 import { hundredsFits } from './hundreds.js';
 import { manyFits, manyRows } from './index.js';
+import { narrowFits } from './narrow.js';
 import { type ManyPlan, planMany } from './plan.js';
 import { unitsOf } from './units.js';
 
@@ -14,6 +15,10 @@ function plans({ rows, dIn, dOut, experts, expertSize, gated }: ExactShape): [st
   const all: [string, ManyPlan][] = [['masked', { kind: 'masked' }]];
   if (hundredsFits({ rows, dIn, dOut, gate: gated ? 1 : 0 }))
     all.push(['hundreds', { kind: 'hundreds' }]);
+  if (narrowFits({ dIn, dOut, experts, expertSize, gate: gated ? 1 : 0 })) {
+    all.push(['narrow', { kind: 'narrow', isOrdered: false }]);
+    all.push(['narrow, ordered', { kind: 'narrow', isOrdered: true }]);
+  }
   for (const width of [128, 64] as const) {
     for (const pools of [2, 4, 0] as const) {
       if (gated && (pools > 0 || width === 64)) continue;
@@ -140,7 +145,7 @@ emulated('the expert op for many rows', (cuda) => {
       withCall(cuda(), layer, { storage }, (call) => {
         expect(manyFits(cuda(), call)).toBe(true);
         for (const [name, plan] of plans(shape)) {
-          const out = tf.engine().makeTensorFromTensorInfo(manyRows(cuda(), call, plan));
+          const out = tf.engine().makeTensorFromTensorInfo(manyRows(cuda(), call, { plan }));
           expect(relativeError(out.dataSync(), expected), name).toBeLessThanOrEqual(bars[storage]);
         }
       });

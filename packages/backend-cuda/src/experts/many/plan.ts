@@ -1,10 +1,19 @@
 import { anyOf, type ExpertsCall, plannedDensity, promisedDensity } from '../call.js';
 import { hundredsFits } from './hundreds.js';
+import { narrowFits } from './narrow.js';
 import { groupsOf, MOST_ADDED, type Pools, segmentsOf, type Units, unitsOf } from './units.js';
 
-/** How the many-rows path does a call: in one launch, as a masked dense layer, or segment by segment. */
+/**
+ * How the many-rows path does a call: in one launch, with a row's result in registers, as a masked dense layer, or
+ * segment by segment.
+ */
 export type ManyPlan =
   | { readonly kind: 'hundreds' }
+  | {
+      readonly kind: 'narrow';
+      /** Whether rows that run the same are put together. */
+      readonly isOrdered: boolean;
+    }
   | { readonly kind: 'masked' }
   | {
       readonly kind: 'segments';
@@ -22,6 +31,9 @@ const MOST_HUNDREDS = 512;
 const TILE_ROWS = 128;
 /** Most kinds of segments: their counts lie in shared memory. */
 const MOST_KINDS = 6000;
+/** Neurons of a narrow layer's unit; the share of units run up to which putting rows in order takes less than it saves. */
+const NARROW_UNIT = 128;
+const MOST_ORDERED = 0.9;
 /** Segments of a row, expected, up to which only ones are kinds of their own. */
 const MOST_ONLY_SEGMENTS = 1.5;
 
@@ -64,6 +76,12 @@ export function planMany(
   if (rows <= MOST_HUNDREDS && hundredsFits(call)) return { kind: 'hundreds' };
   const density = plannedDensity(call);
   const tilesOfRows = Math.ceil(rows / TILE_ROWS);
+  if (narrowFits(call)) {
+    // Where every multiprocessor has one tile, the one that runs the most decides, in any order.
+    const perUnit = Math.max(1, NARROW_UNIT / expertSize);
+    const isOrdered = tilesOfRows > multiprocessors && anyOf(perUnit, density) < MOST_ORDERED;
+    return { kind: 'narrow', isOrdered };
+  }
   let best: ManyPlan = { kind: 'masked' };
   const hidden = experts * expertSize;
   const waves = (columns: number) =>
