@@ -8,8 +8,6 @@
 // swizzled as the engine would. Two more warpgroups have 64 rows each: they multiply the rows by a unit's up rows; with
 // biases added, activated, masked and rounded to 16 bits the sums are the left operand, in registers, of the product with
 // the unit's down rows.
-//
-// Two blocks, a cluster, have tiles next to each other and run the same units: each copies half of the weights to both.
 #include "experts-narrow.cuh"
 #include "hopper-activations.cuh"
 #include "hopper-results.cuh"
@@ -17,23 +15,15 @@
 
 // 64 rows of x by 64 columns.
 constexpr int EXPERTS_NARROW_X = 8192, EXPERTS_NARROW_STEPS = 4;
-#ifndef NARROW_CLUSTER
-#define NARROW_CLUSTER 1
-#endif
-#ifndef NARROW_TURNS
-#define NARROW_TURNS 1
-#endif
-constexpr int EXPERTS_NARROW_CLUSTER = NARROW_CLUSTER;
 // D: output columns. A slot holds 64 neurons' down rows, or as many steps of 64 columns of 128 neurons' up rows as fit.
 template <int D> struct experts_narrow_shared {
   static constexpr int SLOT = D * 128, UPS = SLOT / 16384, SLOTS = D == 256 ? 4 : 6;
-  static_assert(2 + (EXPERTS_NARROW_STEPS + UPS - 1) / UPS <= SLOTS, "what a warpgroup's turn takes");
   typedef hopper_ring<SLOTS> weights;
 };
 typedef hopper_ring<EXPERTS_NARROW_STEPS> experts_narrow_x;
 typedef hopper_ring<2> experts_narrow_tiles;
-// Room for the barriers of most slots: of weights, of x twice, of tiles, of biases, of turns.
-constexpr int EXPERTS_NARROW_BARRIERS = 16 * (experts_narrow_shared<192>::SLOTS + 2 * EXPERTS_NARROW_STEPS + 2 + 2);
+// Room for the barriers of most slots: of weights, of x twice, of tiles, of biases.
+constexpr int EXPERTS_NARROW_BARRIERS = 16 * (experts_narrow_shared<192>::SLOTS + 2 * EXPERTS_NARROW_STEPS + 2 + 1);
 
 struct experts_narrow_call {
   const hopper_map *up, *down;
@@ -48,18 +38,17 @@ struct experts_narrow_call {
 };
 
 // What is known of a tile.
-struct experts_narrow_tile {
+struct __align__(16) experts_narrow_tile {
   int row[128];
   unsigned bits[128];  // of rows that there are not: none
   unsigned units[2];   // that any of a warpgroup's 64 rows runs
-  unsigned all;        // that any of the cluster's rows runs
-  int rows;            // -1 behind the last tile
+  int rows;            // 0 behind the last tile
 };
 
 // A warpgroup's 64 rows of a tile.
 template <typename T, int D>
 __device__ __forceinline__ void experts_narrow_rows(const experts_narrow_call &call, const experts_narrow_tile &tile, unsigned tile_done, int consumer,
-                                                    unsigned x_base, unsigned w_base, const float *bias, unsigned turns, unsigned &turn, experts_narrow_x &x_ring,
+                                                    unsigned x_base, unsigned w_base, const float *bias, experts_narrow_x &x_ring,
                                                     typename experts_narrow_shared<D>::weights &w_ring) {
   typedef experts_narrow_shared<D> shared;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, g = lane / 4, t = lane % 4;
@@ -67,7 +56,7 @@ __device__ __forceinline__ void experts_narrow_rows(const experts_narrow_call &c
   const bool there[2] = {row < tile.rows, row + 8 < tile.rows};
   const unsigned bits[2] = {tile.bits[row], tile.bits[row + 8]};
   T *const to[2] = {static_cast<T *>(call.out) + (long long)tile.row[row] * call.d_out, static_cast<T *>(call.out) + (long long)tile.row[row + 8] * call.d_out};
-  const unsigned all = tile.all, own = tile.units[consumer];
+  const unsigned all = tile.units[0] | tile.units[1], own = tile.units[consumer];
   __syncwarp();
   if (lane == 0) hopper_arrive(tile_done);
 
@@ -76,8 +65,7 @@ __device__ __forceinline__ void experts_narrow_rows(const experts_narrow_call &c
   int held = 0;
   auto give_back = [&](int keep) {
     for (; held > keep; held--, done.next())
-      if (EXPERTS_NARROW_CLUSTER > 1 && lane < EXPERTS_NARROW_CLUSTER) hopper_cluster_arrive_at(done.empty(), lane);
-      else if (lane == 0) hopper_arrive(done.empty());
+      if (lane == 0) hopper_arrive(done.empty());
   };
   auto multiplied = [&] {
     hopper_wgmma_commit();
@@ -85,19 +73,8 @@ __device__ __forceinline__ void experts_narrow_rows(const experts_narrow_call &c
     hopper_wgmma_wait<1>();
     give_back(1);
   };
-  // Warpgroups ask for products by turns, so that one's activations fall on the other's products.
-  auto take_turn = [&] {
-    if (NARROW_TURNS) hopper_wait(turns + consumer * 8, turn ^ (consumer == 0)), turn ^= 1;
-  };
-  auto pass_turn = [&] {
-    if (NARROW_TURNS && lane == 0) hopper_arrive(turns + (1 - consumer) * 8);
-  };
+  // Steps of x are one turn of its ring, whatever their number.
   auto x_wait = [&](int step) { hopper_wait(x_ring.barriers + step * 8, x_ring.phase); };
-
-  float out[D / 2];
-#pragma unroll
-  for (int i = 0; i < D / 2; i++) out[i] = 0.0f;
-  const experts_logistic logistic(call.activation);
   auto x_done = [&] {
     if (lane == 0)
       for (int step = 0; step < steps; step++) hopper_arrive(x_ring.barriers + (EXPERTS_NARROW_STEPS + step) * 8);
@@ -106,9 +83,14 @@ __device__ __forceinline__ void experts_narrow_rows(const experts_narrow_call &c
     for (int step = 0; step < steps; step++) x_wait(step);
     x_done();
   }
+
+  float out[D / 2];
+#pragma unroll
+  for (int i = 0; i < D / 2; i++) out[i] = 0.0f;
+  const experts_logistic logistic(call.activation);
   bool is_first = true, is_pending = false;
   unsigned hidden[32];
-  // The products with the down rows of the unit before.
+  // The products with a unit's down rows, asked for together with those with the next one's up rows.
   auto finish = [&] {
 #pragma unroll
     for (int k0 = 0; k0 < EXPERTS_NARROW_WIDTH; k0 += 64) {
@@ -124,11 +106,9 @@ __device__ __forceinline__ void experts_narrow_rows(const experts_narrow_call &c
 #pragma unroll 1
   for (unsigned left = all; left != 0; left &= left - 1) {
     const int unit = __ffs(left) - 1;
-    take_turn();
     if (is_pending) finish();
     if (!(own >> unit & 1)) {
       // For the other warpgroup's rows.
-      pass_turn();
       is_pending = false;
       hopper_wgmma_wait<0>();
       give_back(0);
@@ -166,7 +146,6 @@ __device__ __forceinline__ void experts_narrow_rows(const experts_narrow_call &c
       }
       multiplied();
     }
-    pass_turn();
     is_first = false, is_pending = true;
     hopper_wgmma_wait<0>();
     give_back(0);
@@ -206,13 +185,10 @@ __device__ __forceinline__ void experts_narrow_rows(const experts_narrow_call &c
       }
     }
   }
-  take_turn();
   if (is_pending) finish();
-  pass_turn();
   hopper_wgmma_wait<0>();
   give_back(0);
   hopper_settled(out);
-  // All steps of x are a turn of its ring, whatever their number.
   x_ring.phase ^= 1;
 
   const float *down_bias = bias + call.units.count() * EXPERTS_NARROW_WIDTH;
@@ -244,15 +220,13 @@ template <typename T, int D> __device__ __forceinline__ void experts_narrow(cons
   experts_narrow_tiles tile_ring{barriers + (shared::SLOTS + 2 * EXPERTS_NARROW_STEPS) * 16};
   experts_narrow_tile *tiles = reinterpret_cast<experts_narrow_tile *>(memory + (barriers - x_base) + EXPERTS_NARROW_BARRIERS);
   float *bias = reinterpret_cast<float *>(tiles + 2);  // of all units, then of the output
-  const unsigned turns = barriers + EXPERTS_NARROW_BARRIERS - 32, bias_there = turns + 16;
+  const unsigned bias_there = barriers + EXPERTS_NARROW_BARRIERS - 8;
   const int count = call.units.count(), hidden = call.units.experts * call.units.size, steps = (call.pitch + 63) / 64;
-  const int block = blockIdx.x % EXPERTS_NARROW_CLUSTER;
 
   if (threadIdx.x == 0) {
-    w_ring.init(1, 8 * EXPERTS_NARROW_CLUSTER);
+    w_ring.init(1, 8);
     for (int consumer = 0; consumer < 2; consumer++) x_ring_of(consumer).init(32, 4);  // a warp gathers, four multiply
     tile_ring.init(32, 11);                                                            // a warp each, and the thread that copies
-    for (int consumer = 0; consumer < 2; consumer++) hopper_init(turns + consumer * 8, 4);
     hopper_init(bias_there, 1);
     hopper_init_done();
     hopper_expect(bias_there, (hidden + call.d_out) * 4);
@@ -260,24 +234,17 @@ template <typename T, int D> __device__ __forceinline__ void experts_narrow(cons
     hopper_copy(hopper_address(bias + count * EXPERTS_NARROW_WIDTH), call.down_bias, call.d_out * 4, bias_there);
   }
   __syncthreads();
-  if (EXPERTS_NARROW_CLUSTER > 1) hopper_cluster_arrive(), hopper_cluster_wait();
   hopper_launch_next();
   hopper_wait_launch();
 
   if (warpgroup == 0) {
     hopper_registers_fewer<40>();
     if (threadIdx.x == 0) {
-      auto copy_box = [&](unsigned to, const hopper_map *map, int x, int y) {
-        if (EXPERTS_NARROW_CLUSTER == 1)
-          hopper_copy_box(to, map, w_ring.full(), x, y);
-        else
-          hopper_cluster_copy_box(to, map, w_ring.full(), x, y, EXPERTS_NARROW_CLUSTER);
-      };
       for (;; tile_ring.next()) {
         const experts_narrow_tile &tile = tiles[tile_ring.slot];
         hopper_wait(tile_ring.full(), tile_ring.phase);
-        if (tile.rows < 0) break;
-        unsigned left = tile.all;
+        if (tile.rows == 0) break;
+        unsigned left = tile.units[0] | tile.units[1];
         hopper_arrive(tile_ring.empty());
         for (; left != 0; left &= left - 1) {
           const int unit = __ffs(left) - 1;
@@ -286,9 +253,7 @@ template <typename T, int D> __device__ __forceinline__ void experts_narrow(cons
             const unsigned to = w_base + w_ring.slot * shared::SLOT;
             hopper_wait(w_ring.empty(), w_ring.phase ^ 1);
             hopper_expect(w_ring.full(), boxes * 16384);
-            for (int i = 0; i < boxes; i++) {
-              copy_box(to + i * 16384 + block * (16384 / EXPERTS_NARROW_CLUSTER), call.up, (step + i) * 64, unit * EXPERTS_NARROW_WIDTH + block * (128 / EXPERTS_NARROW_CLUSTER));
-            }
+            for (int i = 0; i < boxes; i++) hopper_copy_box(to + i * 16384, call.up, w_ring.full(), (step + i) * 64, unit * EXPERTS_NARROW_WIDTH);
             w_ring.next();
           }
           for (int k = 0; k < EXPERTS_NARROW_WIDTH; k += 64) {
@@ -296,51 +261,43 @@ template <typename T, int D> __device__ __forceinline__ void experts_narrow(cons
             hopper_wait(w_ring.empty(), w_ring.phase ^ 1);
             hopper_expect(w_ring.full(), shared::SLOT);
 #pragma unroll
-            for (int i = 0; i < D / 64; i++)
-              copy_box(to + i * 8192 + block * (8192 / EXPERTS_NARROW_CLUSTER), call.down, i * 64, unit * EXPERTS_NARROW_WIDTH + k + block * (64 / EXPERTS_NARROW_CLUSTER));
+            for (int i = 0; i < D / 64; i++) hopper_copy_box(to + i * 8192, call.down, w_ring.full(), i * 64, unit * EXPERTS_NARROW_WIDTH + k);
             w_ring.next();
           }
         }
       }
     } else if (warp == 1) {
-      // Clusters take tiles in the order of the batch, every second time the other way round: the first have the most to do.
-      constexpr int PIECES = 4 * EXPERTS_NARROW_CLUSTER;
-      const int clusters = gridDim.x / EXPERTS_NARROW_CLUSTER, cluster = blockIdx.x / EXPERTS_NARROW_CLUSTER;
-      const int all = (call.rows + 32 * PIECES - 1) / (32 * PIECES);
+      // Every second time the other way round: the first tiles have the most to do.
+      const int blocks = gridDim.x, all = (call.rows + 127) / 128;
       const unsigned experts_of_lane = lane < count ? call.units.experts_of(lane) : 0;
-      for (int turn = 0; turn * clusters < all; turn++) {
-        const int index = turn % 2 == 0 ? turn * clusters + cluster : (turn + 1) * clusters - 1 - cluster;
+      for (int turn = 0; turn * blocks < all; turn++) {
+        const int index = turn % 2 == 0 ? turn * blocks + (int)blockIdx.x : (turn + 1) * blocks - 1 - (int)blockIdx.x;
         if (index >= all) continue;
-        experts_narrow_tile &tile = tiles[tile_ring.slot];
-        int row[PIECES];
-        unsigned bits[PIECES], units[2] = {0, 0}, of_cluster = 0;
+        int row[4];
+        unsigned bits[4], units[2] = {0, 0};
 #pragma unroll
-        for (int i = 0; i < PIECES; i++) {
-          const int at = (index * PIECES + i) * 32 + lane;
+        for (int i = 0; i < 4; i++) {
+          const int at = index * 128 + i * 32 + lane;
           row[i] = at < call.rows ? (call.list ? call.list[at] : at) : -1;
         }
 #pragma unroll
-        for (int i = 0; i < PIECES; i++) bits[i] = row[i] >= 0 ? call.bits[row[i]] : 0;
+        for (int i = 0; i < 4; i++) bits[i] = row[i] >= 0 ? call.bits[row[i]] : 0;
         for (int unit = 0; unit < count; unit++) {
           const unsigned experts = __shfl_sync(~0u, experts_of_lane, unit);
 #pragma unroll
-          for (int i = 0; i < PIECES; i += 2) {
-            if (__ballot_sync(~0u, ((bits[i] | bits[i + 1]) & experts) != 0) == 0) continue;
-            of_cluster |= 1u << unit;
-            if (i / 4 == block) units[i / 2 % 2] |= 1u << unit;
-          }
+          for (int consumer = 0; consumer < 2; consumer++)
+            if (__ballot_sync(~0u, ((bits[2 * consumer] | bits[2 * consumer + 1]) & experts) != 0) != 0) units[consumer] |= 1u << unit;
         }
+        experts_narrow_tile &tile = tiles[tile_ring.slot];
         hopper_wait(tile_ring.empty(), tile_ring.phase ^ 1);
 #pragma unroll
-        for (int i = 0; i < PIECES; i++) {
-          if (i / 4 == block) tile.row[i % 4 * 32 + lane] = max(0, row[i]), tile.bits[i % 4 * 32 + lane] = bits[i];
-        }
-        if (lane == 0) tile.units[0] = units[0], tile.units[1] = units[1], tile.all = of_cluster, tile.rows = max(0, min(128, call.rows - (index * PIECES + block * 4) * 32));
+        for (int i = 0; i < 4; i++) tile.row[i * 32 + lane] = max(0, row[i]), tile.bits[i * 32 + lane] = bits[i];
+        if (lane == 0) tile.units[0] = units[0], tile.units[1] = units[1], tile.rows = min(128, call.rows - index * 128);
         hopper_arrive(tile_ring.full());
         tile_ring.next();
       }
       hopper_wait(tile_ring.empty(), tile_ring.phase ^ 1);
-      if (lane == 0) tiles[tile_ring.slot].rows = -1;
+      if (lane == 0) tiles[tile_ring.slot].rows = 0;
       hopper_arrive(tile_ring.full());
     } else if (warp >= 2) {
       // Eight lanes copy 128 bytes of a row.
@@ -350,7 +307,7 @@ template <typename T, int D> __device__ __forceinline__ void experts_narrow(cons
       for (;; tile_ring.next(), x_ring.phase ^= 1) {
         const experts_narrow_tile &tile = tiles[tile_ring.slot];
         hopper_wait(tile_ring.full(), tile_ring.phase);
-        if (tile.rows < 0) break;
+        if (tile.rows == 0) break;
         unsigned rows[16];  // in 16 bytes
 #pragma unroll
         for (int i = 0; i < 16; i++) rows[i] = (unsigned)tile.row[consumer * 64 + i * 4 + lane / 8] * (unsigned)(call.pitch / 8);
@@ -371,20 +328,18 @@ template <typename T, int D> __device__ __forceinline__ void experts_narrow(cons
     const int consumer = warpgroup - 1;
     auto x_ring = x_ring_of(consumer);
     hopper_wait(bias_there, 0);
-    unsigned turn = 0;
     for (;; tile_ring.next()) {
       const experts_narrow_tile &tile = tiles[tile_ring.slot];
       hopper_wait(tile_ring.full(), tile_ring.phase);
-      if (tile.rows < 0) break;
-      experts_narrow_rows<T, D>(call, tile, tile_ring.empty(), consumer, x_base + consumer * EXPERTS_NARROW_STEPS * EXPERTS_NARROW_X, w_base, bias, turns, turn, x_ring, w_ring);
+      if (tile.rows == 0) break;
+      experts_narrow_rows<T, D>(call, tile, tile_ring.empty(), consumer, x_base + consumer * EXPERTS_NARROW_STEPS * EXPERTS_NARROW_X, w_base, bias, x_ring, w_ring);
     }
   }
   // The other block may still copy to this one's memory, or arrive at its barriers.
-  if (EXPERTS_NARROW_CLUSTER > 1) __syncwarp(), hopper_cluster_arrive(), hopper_cluster_wait();
 }
 
 #define EXPERTS_NARROW(NAME, T, D)                                                                                      \
-  extern "C" __global__ void __cluster_dims__(NARROW_CLUSTER, 1, 1) __launch_bounds__(384, 1)                                        \
+  extern "C" __global__ void __launch_bounds__(384, 1)                                                                  \
       NAME(const __grid_constant__ hopper_map up, const __grid_constant__ hopper_map down, const void *x,               \
            const unsigned *bits, const int *list, const float *up_bias, const float *down_bias, void *out,             \
            int rows, int pitch, int d_out, int experts, int size, int activation) {                          \

@@ -46,7 +46,6 @@ inline void hopper_arrive(unsigned barrier) {
   b.pending--;
   b.settle();
 }
-inline void hopper_cluster_arrive_at(unsigned barrier, int) { hopper_arrive(barrier); }
 inline void hopper_expect(unsigned barrier, int bytes) {
   hopper_at<hopper_barrier>(barrier).bytes += bytes;
   hopper_arrive(barrier);
@@ -93,7 +92,6 @@ inline void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier
   const int bytes = hopper_each_of_box(map, to, x, y, z, [](unsigned short &here, const unsigned short *there) { here = there ? *there : 0; });
   hopper_landed(barrier, bytes);
 }
-inline void hopper_cluster_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y, int) { hopper_copy_box(to, map, barrier, x, y); }
 inline void hopper_prefetch_box(const hopper_map *, int, int) {}
 inline void hopper_store_box(const hopper_map *map, unsigned from, int x, int y) {
   hopper_each_of_box(map, from, x, y, 0, [](unsigned short here, unsigned short *there) {

@@ -97,11 +97,6 @@ __device__ __forceinline__ void hopper_cluster_wait_sent(unsigned barrier, unsig
   } while (!done);
 }
 
-// An arrival at the same barrier of a cluster's block.
-__device__ __forceinline__ void hopper_cluster_arrive_at(unsigned barrier, int block) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(hopper_cluster_place(barrier, block)) : "memory");
-}
-
 __device__ __forceinline__ void hopper_prefetch_line(const void *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 // What is read after the wait comes into the L2 cache before it, a line a thread of the grid. All writes meet there, so
 // that nothing is missed of what the launch before still writes.
@@ -119,13 +114,6 @@ __device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *m
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
-      : "memory");
-}
-// The same to the same place of the first `blocks` blocks of the cluster, and each one's own barrier.
-__device__ __forceinline__ void hopper_cluster_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y, int blocks) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(0), "h"((unsigned short)((1 << blocks) - 1))
       : "memory");
 }
 // The same into the L2 cache alone.

@@ -67,7 +67,7 @@ template <typename... P, typename... A> static void launch(void (*kernel)(P...),
 // ---- The op ----------------------------------------------------------------------------------------------------------
 
 // As packages/backend-cuda/src/experts/many/narrow.ts has them; from the kernels' own numbers, so that both may be tried out.
-constexpr int BLOCK_ROWS = 128, TILE_ROWS = 128, LOOKING = 2, KEYS = EXPERTS_NARROW_KEYS, CLUSTER = EXPERTS_NARROW_CLUSTER, UP_BOX = 128 / CLUSTER, DOWN_BOX = 64 / CLUSTER;
+constexpr int BLOCK_ROWS = 128, TILE_ROWS = 128, LOOKING = 2, KEYS = EXPERTS_NARROW_KEYS, UP_BOX = 128, DOWN_BOX = 64;
 constexpr int MOST_HIDDEN = EXPERTS_NARROW_UNITS * EXPERTS_NARROW_WIDTH, MOST_EXPERTS = EXPERTS_NARROW_EXPERTS;
 
 static int look_blocks(int rows) { return std::min((rows + BLOCK_ROWS - 1) / BLOCK_ROWS, multiprocessors * LOOKING); }
@@ -75,7 +75,7 @@ static int look_shared(int pitch, int router) {
   const int lines = (router + 15) / 16 * 16;
   return 2 * KEYS * 4 + 8 * 4 + 16 * 4 + 8 * 36 * 4 + (router ? (lines * ((pitch + 63) / 64 * 64 + 32) + MOST_EXPERTS * (lines + 8)) * 2 : 0);
 }
-static int run_blocks(int rows) { return CLUSTER * std::min((rows + TILE_ROWS * CLUSTER - 1) / (TILE_ROWS * CLUSTER), multiprocessors / CLUSTER); }
+static int run_blocks(int rows) { return std::min((rows + TILE_ROWS - 1) / TILE_ROWS, multiprocessors); }
 template <int WIDTH> static int run_shared() {
   typedef experts_narrow_shared<WIDTH> shared;
   return shared::SLOTS * shared::SLOT + 2 * EXPERTS_NARROW_STEPS * EXPERTS_NARROW_X + EXPERTS_NARROW_BARRIERS + 2 * (int)sizeof(experts_narrow_tile) + (MOST_HIDDEN + 256) * 4;

@@ -47,11 +47,7 @@ const THREADS = 384;
 const TILE_ROWS = 128;
 /** Slots of weights, x, barriers, two tiles, biases. */
 const sharedOf = (width: number) =>
-  (width === 256 ? 4 : 6) * width * 128 + 2 * 4 * 8192 + 288 + 2 * 1040 + (MOST_HIDDEN + 256) * 4;
-/** Blocks of a cluster, and neurons of a box of up and of down: each block of a cluster copies half of what both need. */
-const CLUSTER = 1;
-const UP_BOX = 128 / CLUSTER;
-const DOWN_BOX = 64 / CLUSTER;
+  (width === 256 ? 4 : 6) * width * 128 + 2 * 4 * 8192 + 272 + 2 * 1040 + (MOST_HIDDEN + 256) * 4;
 /** Blocks on a multiprocessor that look at rows, all of which have to have room. */
 const LOOKING = 2;
 // Stages of a launch, as experts-narrow-rows.sm90a.cu numbers them.
@@ -137,12 +133,11 @@ export function runNarrow(
       }
       backend.launch(
         run[width] as (typeof run)[number],
-        CLUSTER *
-          Math.min(Math.ceil(rows / TILE_ROWS / CLUSTER), Math.floor(multiprocessors / CLUSTER)),
+        Math.min(Math.ceil(rows / TILE_ROWS), multiprocessors),
         THREADS,
         [
-          matrixMap(backend, call.up, pitch, hidden, UP_BOX),
-          matrixMap(backend, call.down, dOut, hidden, DOWN_BOX),
+          matrixMap(backend, call.up, pitch, hidden, UNIT),
+          matrixMap(backend, call.down, dOut, hidden, 64),
           call.x16,
           bits,
           list,
