@@ -10,6 +10,7 @@ import type { Row } from '../row.js';
 import { bandwidthRows } from './bandwidth.js';
 import { expertsRows, smallExpertsCases } from './experts.js';
 import { flatMemoryRows } from './flat-memory.js';
+import { forwardRows } from './forward.js';
 import { hostTimeRows } from './host-time.js';
 import { type CudaOptions, cudaUsage, readCudaOptions } from './options.js';
 import { productRows, smallProductCases } from './products.js';
@@ -50,6 +51,7 @@ async function bench(options: CudaOptions, backend: CudaBackend): Promise<void> 
     wanted,
   };
   for await (const row of expertsRows(backend, random.fork('experts'), experts)) add([row]);
+  add(await forwardRows(backend, options, wanted));
   const theirs = (folder: string) => torch.run('torch_training.py', folder);
   add(await trainingRows(backend, checkpoint, theirs, wanted));
   const steps = quick ? small.steps : undefined;

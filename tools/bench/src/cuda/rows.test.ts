@@ -1,18 +1,26 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-layers';
 import type { CudaBackend } from '@d2dmoe/backend-cuda';
 import { Random } from '@d2dmoe/core';
 import { initModel } from '@d2dmoe/models';
 import { saveModel } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
+import { convert } from 'd2dmoe';
 import { expect, test, vi } from 'vitest';
+import {
+  putCheckpoint,
+  putData,
+  temporaryFolder,
+} from '../../../../apps/reference/testing/tiny.js';
 import { emulated } from '../../../../packages/backend-cuda/testing/emulated.js';
 import type { Times } from '../statistics.js';
 import { bandwidthRows } from './bandwidth.js';
 import { expectRight } from './check.js';
 import { flatMemoryRows } from './flat-memory.js';
+import { forwardRows, timeForwards } from './forward.js';
 import { hostTimeRows } from './host-time.js';
 import { productRows, smallProductCases } from './products.js';
 import { settle, Torch } from './torch.js';
@@ -135,4 +143,51 @@ emulated('rows of the card', (emulatedCuda) => {
     expect(row).toMatchObject({ value: null, holds: false, error: 'no torch' });
     expect(row?.times?.['cuda-own']?.median).toBeGreaterThan(0);
   });
+
+  test('a converted model is timed beside the dense one at its operating points', async () => {
+    const folder = await temporaryFolder();
+    const [dense, converted, data] = ['dense', 'converted', 'data'].map((name) =>
+      join(folder, name),
+    ) as [string, string, string];
+    await putCheckpoint(dense, 'bert');
+    await putData(data, 'bert');
+    const settings = {
+      sparsify: { steps: 2, batchSize: 4 },
+      finetune: { steps: 0 },
+      split: { expertSize: 8 },
+      route: { steps: 4, batchSize: 4, width: 8 },
+      taus: [0, 0.5],
+      budgets: [{ keep: 0.1 }, { cost: 1 }],
+      samples: 8,
+    };
+    // The emulator would take minutes.
+    await tf.setBackend('cpu');
+    await convert({
+      input: dense,
+      output: converted,
+      data: { directory: data, seed: 0 },
+      seed: 0,
+      settings,
+    });
+    await tf.setBackend('cuda');
+    const { numTensors } = tf.memory();
+    const turns = { rounds: 1, turn: 1 };
+    const rows = await timeForwards(cuda(), { dense, converted, data, batch: 2, turns });
+    expect(rows.map(({ name }) => name.replace(/ \(.*\)/, ''))).toEqual(
+      ['replayed, keep-0.1', 'replayed, cost-1', 'called, keep-0.1', 'called, cost-1'].map(
+        (which) => `forward pass of 2, ${which}: converted / dense`,
+      ),
+    );
+    expect(rows.map(({ bar }) => bar)).toEqual([{ atMost: 1 }, undefined, undefined, undefined]);
+    for (const { value, times } of rows) {
+      expect(value).toBe((times?.['converted']?.median ?? 0) / (times?.['dense']?.median ?? 0));
+    }
+    expect(tf.memory().numTensors).toBe(numTensors);
+
+    const asked = { filter: '', quick: false, dense, converted, data, point: 'keep-0.5' };
+    const [failed] = await forwardRows(cuda(), asked, all);
+    expect(failed?.error).toBe('The converted checkpoint has no operating point keep-0.5.');
+    expect(failed?.holds).toBe(false);
+    expect(await forwardRows(cuda(), { filter: '', quick: false }, all)).toEqual([]);
+  }, 300_000);
 });
