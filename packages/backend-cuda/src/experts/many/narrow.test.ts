@@ -132,7 +132,7 @@ emulated('the expert op of a narrow layer', (cuda) => {
   }
 });
 
-test('is for narrow layers of few experts, and keeps rows in their order where there is a tile for each multiprocessor', () => {
+test('is for many rows of narrow layers of few experts, put in order where a multiprocessor has more than a tile', () => {
   const vit = { dIn: 192, dOut: 192, experts: 6, expertSize: 128, gate: 0 };
   expect(narrowFits(vit)).toBe(true);
   expect(narrowFits(vit, 128)).toBe(true);
@@ -146,6 +146,9 @@ test('is for narrow layers of few experts, and keeps rows in their order where t
   const plan = (rows: number, density = 0.5, expertSize = 128) =>
     planMany({ ...vit, expertSize, rows, storage: 'bfloat16', density }, 132, true);
   expect(plan(512)).toEqual({ kind: 'hundreds' });
+  // Too few tiles for the card.
+  expect(plan(8000)).toMatchObject({ kind: 'segments', hasOnlyKinds: false });
+  expect(plan(8000, 1)).toMatchObject({ kind: 'segments' });
   expect(plan(16_640)).toEqual({ kind: 'narrow', isOrdered: false });
   expect(plan(65_536)).toEqual({ kind: 'narrow', isOrdered: true });
   expect(plan(65_536, 0.95)).toEqual({ kind: 'narrow', isOrdered: false });

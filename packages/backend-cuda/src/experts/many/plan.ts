@@ -31,6 +31,8 @@ const MOST_HUNDREDS = 512;
 const TILE_ROWS = 128;
 /** Most kinds of segments: their counts lie in shared memory. */
 const MOST_KINDS = 6000;
+/** Multiprocessors to a tile of a narrow layer, at most: with more of them idle, smaller pieces of work are faster. */
+const MOST_IDLE = 2;
 /** Neurons of a narrow layer's unit; the share of units run up to which putting rows in order takes less than it saves. */
 const NARROW_UNIT = 128;
 const MOST_ORDERED = 0.9;
@@ -76,7 +78,8 @@ export function planMany(
   if (rows <= MOST_HUNDREDS && hundredsFits(call)) return { kind: 'hundreds' };
   const density = plannedDensity(call);
   const tilesOfRows = Math.ceil(rows / TILE_ROWS);
-  if (narrowFits(call)) {
+  const isNarrow = narrowFits(call);
+  if (isNarrow && tilesOfRows * MOST_IDLE >= multiprocessors) {
     // Where every multiprocessor has one tile, the one that runs the most decides, in any order.
     const perUnit = Math.max(1, NARROW_UNIT / expertSize);
     const isOrdered = tilesOfRows > multiprocessors && anyOf(perUnit, density) < MOST_ORDERED;
@@ -88,7 +91,10 @@ export function planMany(
     Math.ceil((tilesOfRows * Math.ceil(columns / MASKED_COLUMNS)) / multiprocessors);
   const projections = gate === 0 ? 1 : 2;
   const products = waves(projections * hidden) * dIn + waves(dOut) * hidden;
-  let least = (MASKED * (MASKED_COLUMNS / 128) * products) / (projections * dIn + dOut);
+  // Of few rows of a narrow layer a masked one has tiles for few multiprocessors, and long sums in them.
+  let least = isNarrow
+    ? Number.POSITIVE_INFINITY
+    : (MASKED * (MASKED_COLUMNS / 128) * products) / (projections * dIn + dOut);
   for (const width of [128, 64] as const) {
     for (const pools of [2, 4, 0] as const) {
       // A gated tile holds up and gate of one unit in a pair's place.
@@ -110,6 +116,7 @@ export function planMany(
       const isAdded = !isRepeatable && segmentsFor(promised, pools) <= most;
       const hasOnlyKinds =
         isAdded &&
+        !isNarrow &&
         pools !== 4 &&
         width === 128 &&
         segments < MOST_ONLY_SEGMENTS &&
