@@ -87,4 +87,5 @@ export {
 export { type ExecutedByPosition, executedByPosition } from './observe/executed-by-position.js';
 export type { ObserveOptions } from './observe/observe-batches.js';
 export { type RouterError, routerError } from './observe/router-error.js';
+export { expectedDensities } from './observe/expected-densities.js';
 export { timeForward, type TimeForwardOptions, type Timing } from './observe/time-forward.js';

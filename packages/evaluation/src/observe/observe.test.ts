@@ -7,6 +7,7 @@ import { failOnLeaks } from '../../testing/leaks.js';
 import { convertedTinyModel, tinyExpertSize } from '../../testing/models.js';
 import { executedByPosition } from './executed-by-position.js';
 import { executedByToken, summarizeExecuted } from './executed-by-token.js';
+import { expectedDensities } from './expected-densities.js';
 import { routerError } from './router-error.js';
 import { timeForward } from './time-forward.js';
 
@@ -223,6 +224,27 @@ async function referenceError(site: string) {
     attainable: attainable / total,
   };
 }
+
+describe('expectedDensities', () => {
+  test('gives the share of pairs that a rule selects, by site', async () => {
+    const { batch } = batchOf([7, 7], 0);
+    const { numTensors } = tf.memory();
+    const all = await expectedDensities(model, batch, { rule: 'threshold', value: 0 });
+    const sites = [...all.keys()];
+    expect(sites.length).toBeGreaterThan(1);
+    expect([...all.values()]).toEqual(sites.map(() => 1));
+    const experts = (name: string) => model.site(name).hidden / tinyExpertSize;
+    const one = await expectedDensities(model, batch, ({ name }) => ({
+      rule: 'topK',
+      value: name === sites[0] ? 1 : 2,
+    }));
+    for (const [i, name] of sites.entries()) {
+      expect(one.get(name)).toBeCloseTo((i === 0 ? 1 : 2) / experts(name), 6);
+    }
+    expect(tf.memory().numTensors).toBe(numTensors);
+    tf.dispose(Object.values(batch));
+  });
+});
 
 describe('timing', () => {
   failOnLeaks();

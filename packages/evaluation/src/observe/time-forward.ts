@@ -7,6 +7,7 @@ import {
   type Site,
 } from '@d2dmoe/models';
 import * as tf from '@tensorflow/tfjs-core';
+import { expectedDensities } from './expected-densities.js';
 
 /** What {@link timeForward} takes. */
 export interface TimeForwardOptions {
@@ -47,7 +48,7 @@ export async function timeForward(
   const { dense, converted, batch, rules, storage = 'float32', runs = 9, signal } = options;
   const substitutes: DynamicSubstitute[] = [];
   for (const rule of rules) {
-    const densities = await densitiesOf(converted, batch, rule);
+    const densities = await expectedDensities(converted, batch, rule);
     substitutes.push(
       dynamicSubstitute(converted, {
         rule,
@@ -81,29 +82,6 @@ export async function timeForward(
   }
   const [denseTiming, ...others] = times.map(timing);
   return { dense: denseTiming as Timing, rules: others };
-}
-
-/** By site: which share of the batch's (token, expert) pairs a rule selects, as calibration would have told. */
-async function densitiesOf(
-  model: Model,
-  batch: Batch,
-  rule: TimeForwardOptions['rules'][number],
-): Promise<Map<string, number>> {
-  const shares = new Map<string, tf.Tensor>();
-  const substitute = dynamicSubstitute(model, {
-    rule,
-    onSelection: ({ name }, selection) => {
-      shares.set(name, tf.keep(tf.tidy(() => tf.mean(tf.cast(selection, 'float32')))));
-    },
-  });
-  tf.dispose(tf.tidy(() => model.forward(batch, { substitute }).logits));
-  substitute.dispose();
-  const densities = new Map<string, number>();
-  for (const [name, share] of shares) {
-    densities.set(name, (await share.data())[0] ?? 0);
-    share.dispose();
-  }
-  return densities;
 }
 
 function timing(times: readonly number[]): Timing {

@@ -1,6 +1,6 @@
 // Whole forward passes on the card: a converted model's beside the dense one's, on a batch of its test data.
 import type { CudaBackend } from '@d2dmoe/backend-cuda';
-import { thresholdRule } from '@d2dmoe/evaluation';
+import { expectedDensities, thresholdRule } from '@d2dmoe/evaluation';
 import { type Batch, dynamicConfig, dynamicSubstitute, type Model } from '@d2dmoe/models';
 import { loadModel } from '@d2dmoe/models/node';
 import * as tf from '@tensorflow/tfjs-core';
@@ -47,7 +47,7 @@ export async function timeForwards(
     backend.precision = 'bf16';
     const passes: Record<string, () => tf.Tensor> = { dense: () => plain.forward(batch).logits };
     for (const [name, { tau }] of Object.entries(points)) {
-      const density = await densities(experts, batch, thresholdRule(tau));
+      const density = await expectedDensities(experts, batch, thresholdRule(tau));
       const substitute = dynamicSubstitute(experts, {
         rule: thresholdRule(tau),
         storage: 'bfloat16',
@@ -104,25 +104,6 @@ async function testBatch(checkpoint: string, directory: string, size: number): P
     return Object.fromEntries(repeated) as unknown as Batch;
   }
   throw new Error('There are no test examples.');
-}
-
-/** By site: which share of the batch's (token, expert) pairs a rule selects, as calibration would have told. */
-async function densities(model: Model, batch: Batch, rule: ReturnType<typeof thresholdRule>) {
-  const shares = new Map<string, tf.Tensor>();
-  const substitute = dynamicSubstitute(model, {
-    rule,
-    onSelection: ({ name }, selection) => {
-      shares.set(name, tf.keep(tf.tidy(() => tf.mean(tf.cast(selection, 'float32')))));
-    },
-  });
-  tf.tidy(() => void model.forward(batch, { substitute }));
-  substitute.dispose();
-  const found = new Map<string, number>();
-  for (const [name, share] of shares) {
-    found.set(name, (await share.data())[0] as number);
-    share.dispose();
-  }
-  return found;
 }
 
 /** With all experts a converted model computes what its own weights do as a dense one. */
