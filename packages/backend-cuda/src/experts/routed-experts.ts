@@ -27,7 +27,7 @@ interface PackedRouter {
   router0: TensorInfo;
   /** [experts, width], plain. */
   router1: TensorInfo;
-  /** Packed as the few-rows path reads them. */
+  /** Packed as the kernels read them that choose themselves, in the experts' storage. */
   router2: TensorInfo;
   router3: TensorInfo;
 }
@@ -49,15 +49,16 @@ function routedExperts(
   const { x } = inputs;
   const [experts = 0, width = 0] = inputs.router1.shape;
   const unselected = callOf(backend, inputs, attrs, { x, selection: x, experts });
-  if (pathOfFew(backend, unselected, width) === 'few') {
-    const hidden = backend.pointer(inputs.router2);
-    const output = backend.pointer(inputs.router3);
-    return fewRows(backend, unselected, { hidden, output, width, rule: attrs });
-  }
-  if (x.shape[0] !== 0 && manyRouted(backend, unselected, width)) {
-    const hidden = backend.pointer(inputs.router2);
-    const output = backend.pointer(inputs.router3);
-    return manyRows(backend, unselected, { router: { hidden, output, width, rule: attrs } });
+  const router = () => ({
+    hidden: backend.pointer(inputs.router2),
+    output: backend.pointer(inputs.router3),
+    width,
+    rule: attrs,
+  });
+  const few = pathOfFew(backend, unselected, width);
+  if (few === 'few') return fewRows(backend, unselected, router());
+  if (few === undefined && x.shape[0] !== 0 && manyRouted(backend, unselected, width)) {
+    return manyRows(backend, unselected, { router: router() });
   }
   const norms = signedNorms(backend, x, inputs);
   const selection = selectExperts(backend, norms, attrs, 'signed');
@@ -71,7 +72,8 @@ function routedExperts(
 /**
  * `PackRouter`: a router's hidden [width, dIn] and output [n, width] as [router0, router1, router2, router3] for experts
  * of the same storage. `RoutedExperts`: x, a packed router and packed experts; a selection rule beside the attributes of
- * DynamicKExperts; the router, the selection and the experts' sum, for few rows in one launch.
+ * DynamicKExperts; the router, the selection and the experts' sum, for few rows in one launch, for many of a narrow layer
+ * in two.
  */
 export const routedKernels: KernelConfig[] = [
   cudaKernel<Router, { storage: Storage }>('PackRouter', ({ inputs, attrs, backend }) => {
