@@ -52,7 +52,7 @@ emulated('the expert op of a narrow layer', (cuda) => {
           expect(results(cuda(), call, { plan: plan(true) })).toEqual(actual);
         });
       }),
-      { numRuns: 12 },
+      { numRuns: 8 },
     );
   });
 
@@ -88,7 +88,7 @@ emulated('the expert op of a narrow layer', (cuda) => {
           });
         });
       }),
-      { numRuns: 12 },
+      { numRuns: 8 },
     );
   });
 
