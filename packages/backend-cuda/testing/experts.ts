@@ -41,6 +41,25 @@ export function exactLayer(shape: ExactShape): Layer {
   return randomLayer({ activation: 'relu', gated: false, biases: true, seed, ...shape }, coarse);
 }
 
+/** A router's norms, |output · relu(hidden · x)|, in float64. */
+export function exactNorms(
+  x: Float64Array,
+  router: { hidden: Float64Array; output: Float64Array },
+  { rows, dIn, experts }: Pick<LayerShape, 'rows' | 'dIn' | 'experts'>,
+): Float64Array {
+  const width = router.hidden.length / dIn;
+  const product = (a: Float64Array, b: Float64Array, depth: number, columns: number) =>
+    Float64Array.from({ length: rows * columns }, (_, i) => {
+      const [row, column] = [Math.floor(i / columns), i % columns];
+      let sum = 0;
+      for (let k = 0; k < depth; k++)
+        sum += (a[row * depth + k] ?? 0) * (b[column * depth + k] ?? 0);
+      return sum;
+    });
+  const activations = product(x, router.hidden, dIn, width).map((v) => Math.max(0, v));
+  return product(activations, router.output, width, experts).map(Math.abs);
+}
+
 /** Runs `use` with a layer's call of the op, its experts packed in a storage, in a tf.tidy, and frees all. */
 export function withCall(
   backend: CudaBackend,

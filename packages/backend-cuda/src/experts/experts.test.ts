@@ -25,6 +25,7 @@ import {
   withExperts,
 } from '../../../kernels/testing/random-experts.js';
 import { emulated } from '../../testing/emulated.js';
+import { exactNorms } from '../../testing/experts.js';
 import { nearest } from '../../testing/halves.js';
 import { groupRows, selectionBits } from './select.js';
 
@@ -241,26 +242,6 @@ emulated('router and experts in one', (cuda) => {
   afterEach(() => {
     cuda().precision = 'float32';
   });
-
-  /** |output · relu(hidden · x)| in float64. */
-  function exactNorms(
-    x: Float64Array,
-    router: { hidden: Float64Array; output: Float64Array },
-    { rows, dIn, experts }: Pick<LayerShape, 'rows' | 'dIn' | 'experts'>,
-  ): Float64Array {
-    const width = router.hidden.length / dIn;
-    return Float64Array.from({ length: rows * experts }, (_, i) => {
-      const [r, e] = [Math.floor(i / experts), i % experts];
-      let norm = 0;
-      for (let j = 0; j < width; j++) {
-        let sum = 0;
-        for (let k = 0; k < dIn; k++)
-          sum += (router.hidden[j * dIn + k] as number) * (x[r * dIn + k] as number);
-        norm += (router.output[e * width + j] as number) * Math.max(0, sum);
-      }
-      return Math.abs(norm);
-    });
-  }
 
   /** What RoutedExperts gives. */
   function routed(

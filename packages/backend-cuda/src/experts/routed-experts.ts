@@ -55,9 +55,10 @@ function routedExperts(
     width,
     rule: attrs,
   });
-  const few = pathOfFew(backend, unselected, width);
-  if (few === 'few') return fewRows(backend, unselected, router());
-  if (few === undefined && x.shape[0] !== 0 && manyRouted(backend, unselected, width)) {
+  if (pathOfFew(backend, unselected, width) === 'few') {
+    return fewRows(backend, unselected, router());
+  }
+  if (manyRouted(backend, unselected, width)) {
     return manyRows(backend, unselected, { router: router() });
   }
   const norms = signedNorms(backend, x, inputs);

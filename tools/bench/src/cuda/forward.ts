@@ -11,7 +11,7 @@ import { timeInTurns, type Turns } from './timing.js';
 
 const bar: Bar = { atMost: 1 };
 const BATCH = 256;
-/** The mean of what selected experts must come to where all are: the dense model's own logits, in 16 bits. */
+/** Greatest relative difference of the logits with all experts, stored in 16 bits, from those of the same model run densely. */
 const TOLERANCE = 0.05;
 
 /** What is compared: folders, the batch's size, and how long. */
@@ -33,27 +33,33 @@ export async function timeForwards(
   { dense, converted, data, point, batch: size = BATCH, turns }: ForwardCase,
 ): Promise<Row[]> {
   const before = backend.precision;
-  const models = [await loadModel(dense), await loadModel(converted)] as const;
-  const [plain, experts] = models;
-  const points = dynamicConfig(experts)?.calibration?.operating_points ?? {};
-  const held = point ?? Object.keys(points)[0];
-  if (held === undefined || points[held] === undefined) {
-    throw new Error(`The converted checkpoint has no operating point ${held ?? 'at all'}.`);
-  }
-  const batch = await testBatch(dense, data, size);
-  const substitutes: ReturnType<typeof dynamicSubstitute>[] = [];
+  const owned: { dispose(): void }[] = [];
+  const own = <T extends { dispose(): void }>(one: T): T => {
+    owned.push(one);
+    return one;
+  };
   try {
+    const plain = own(await loadModel(dense));
+    const experts = own(await loadModel(converted));
+    const points = dynamicConfig(experts)?.calibration?.operating_points ?? {};
+    const held = point ?? Object.keys(points)[0];
+    if (held === undefined || points[held] === undefined) {
+      throw new Error(`The converted checkpoint has no operating point ${held ?? 'at all'}.`);
+    }
+    const batch = await testBatch(dense, data, size);
+    own({ dispose: () => tf.dispose(Object.values(batch) as tf.Tensor[]) });
     await expectExact(experts, batch);
     backend.precision = 'bf16';
     const passes: Record<string, () => tf.Tensor> = { dense: () => plain.forward(batch).logits };
     for (const [name, { tau }] of Object.entries(points)) {
       const density = await expectedDensities(experts, batch, thresholdRule(tau));
-      const substitute = dynamicSubstitute(experts, {
-        rule: thresholdRule(tau),
-        storage: 'bfloat16',
-        expectedDensity: (site) => density.get(site.name),
-      });
-      substitutes.push(substitute);
+      const substitute = own(
+        dynamicSubstitute(experts, {
+          rule: thresholdRule(tau),
+          storage: 'bfloat16',
+          expectedDensity: (site) => density.get(site.name),
+        }),
+      );
       passes[name] = () => experts.forward(batch, { substitute }).logits;
     }
     const rows: Row[] = [];
@@ -78,9 +84,7 @@ export async function timeForwards(
     }
     return rows;
   } finally {
-    for (const substitute of substitutes) substitute.dispose();
-    tf.dispose(Object.values(batch) as tf.Tensor[]);
-    for (const model of models) model.dispose();
+    for (const one of owned) one.dispose();
     backend.precision = before;
   }
 }

@@ -8,7 +8,7 @@ import { hundredsWay, runHundreds } from './hundreds.js';
 import { runMasked } from './masked.js';
 import type { ManyCall } from './many-call.js';
 import { type NarrowRouter, narrowFits, runNarrow } from './narrow.js';
-import { type ManyPlan, planMany } from './plan.js';
+import { type ManyPlan, narrowPays, planMany } from './plan.js';
 import { runSegments } from './segments.js';
 
 const packKernels = {
@@ -41,12 +41,11 @@ const isHalf = (call: ExpertsCall): call is ExpertsCall & Pick<ManyCall, 'storag
 /** Whether {@link manyRows} takes a call with a router of this width, which then chooses in the same launch. */
 export function manyRouted(backend: CudaBackend, call: ExpertsCall, width: number): boolean {
   return (
-    manyFits(backend, call) && narrowFits(call, width) && planOf(backend, call).kind === 'narrow'
+    narrowPays(call, backend.device.multiprocessors) &&
+    narrowFits(call, width) &&
+    manyFits(backend, call)
   );
 }
-
-const planOf = (backend: CudaBackend, call: ExpertsCall) =>
-  planMany(call, backend.device.multiprocessors, backend.deterministic);
 
 /**
  * The expert op for many rows: reads nothing back and depends on shapes and expected density alone, so that a CUDA
@@ -60,7 +59,10 @@ const planOf = (backend: CudaBackend, call: ExpertsCall) =>
 export function manyRows(
   backend: CudaBackend,
   call: ExpertsCall,
-  { plan = planOf(backend, call), router }: { plan?: ManyPlan; router?: NarrowRouter } = {},
+  {
+    plan = planMany(call, backend.device.multiprocessors, backend.deterministic),
+    router,
+  }: { plan?: ManyPlan; router?: NarrowRouter } = {},
 ): TensorInfo {
   if (!isHalf(call)) throw new Error(`The many-rows path has no experts in ${call.storage}.`);
   const { rows, dIn, dOut, storage } = call;

@@ -6,7 +6,7 @@ import { expect, test } from 'vitest';
 import { relativeError } from '../../../../kernels/testing/closeness.js';
 import { ffnKinds, matrix, shares } from '../../../../kernels/testing/random-experts.js';
 import { emulated } from '../../../testing/emulated.js';
-import { exactLayer, type ExactShape, withCall } from '../../../testing/experts.js';
+import { exactLayer, exactNorms, type ExactShape, withCall } from '../../../testing/experts.js';
 import type { SelectionRule } from '../select.js';
 import { manyFits, manyRows } from './index.js';
 import { narrowFits, type NarrowRouter } from './narrow.js';
@@ -76,7 +76,7 @@ emulated('the expert op of a narrow layer', (cuda) => {
           (i % shape.dIn) % Math.ceil(shape.dIn / 48) === 0 ? v : 0,
         );
         const output = integers(shape.experts * width, 3);
-        const norms = exactNorms(layer.x, hidden, output, shape, width);
+        const norms = exactNorms(layer.x, { hidden, output }, shape);
         const selection = referenceSelectExperts(norms, shape.experts, rule);
         const expected = referenceDynamicKExperts(layer.x, selection, layer.ffn);
         withCall(cuda(), layer, { storage }, (call) => {
@@ -91,27 +91,6 @@ emulated('the expert op of a narrow layer', (cuda) => {
       { numRuns: 8 },
     );
   });
-
-  /** |output · relu(hidden · x)| in float64. */
-  function exactNorms(
-    x: Float64Array,
-    hidden: Float64Array,
-    output: Float64Array,
-    { rows, dIn, experts }: ExactShape,
-    width: number,
-  ): Float64Array {
-    const product = (a: Float64Array, b: Float64Array, depth: number, columns: number) =>
-      Float64Array.from({ length: rows * columns }, (_, i) => {
-        const [row, column] = [Math.floor(i / columns), i % columns];
-        let sum = 0;
-        for (let k = 0; k < depth; k++) {
-          sum += (a[row * depth + k] as number) * (b[column * depth + k] as number);
-        }
-        return sum;
-      });
-    const activations = product(x, hidden, dIn, width).map((v) => Math.max(0, v));
-    return product(activations, output, width, experts).map(Math.abs);
-  }
 
   function withRouter(
     parts: { hidden: Float64Array; output: Float64Array; width: number; rule: SelectionRule },

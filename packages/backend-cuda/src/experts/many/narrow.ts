@@ -10,9 +10,10 @@ import type { ManyCall } from './many-call.js';
 /** The widest rows of x and of the output, as the kernels are compiled for; a row's result stays in registers. */
 const WIDTHS = [128, 192, 256] as const;
 const MOST_WIDTH = 256;
-/** Neurons of a unit, and the most of a layer; the most experts: bits of a word; neurons that are of one expert together. */
-const UNIT = 128;
-const MOST_HIDDEN = 16 * UNIT;
+/** Neurons of a unit. */
+export const NARROW_UNIT = 128;
+/** The most neurons of a layer; the most experts: bits of a word; neurons that are of one expert together. */
+const MOST_HIDDEN = 16 * NARROW_UNIT;
 const MOST_EXPERTS = 32;
 const TOGETHER = 8;
 /** The widest router that is run in the same launch as the choice. */
@@ -136,7 +137,7 @@ export function runNarrow(
         Math.min(Math.ceil(rows / TILE_ROWS), multiprocessors),
         THREADS,
         [
-          matrixMap(backend, call.up, pitch, hidden, UNIT),
+          matrixMap(backend, call.up, pitch, hidden, NARROW_UNIT),
           matrixMap(backend, call.down, dOut, hidden, 64),
           call.x16,
           bits,

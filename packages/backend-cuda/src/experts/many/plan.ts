@@ -1,6 +1,6 @@
 import { anyOf, type ExpertsCall, plannedDensity, promisedDensity } from '../call.js';
 import { hundredsFits } from './hundreds.js';
-import { narrowFits } from './narrow.js';
+import { NARROW_UNIT, narrowFits } from './narrow.js';
 import { groupsOf, MOST_ADDED, type Pools, segmentsOf, type Units, unitsOf } from './units.js';
 
 /**
@@ -33,8 +33,7 @@ const TILE_ROWS = 128;
 const MOST_KINDS = 6000;
 /** Multiprocessors to a tile of a narrow layer, at most: with more of them idle, smaller pieces of work are faster. */
 const MOST_IDLE = 2;
-/** Neurons of a narrow layer's unit; the share of units run up to which putting rows in order takes less than it saves. */
-const NARROW_UNIT = 128;
+/** The share of units run up to which putting rows in order takes less than it saves. */
 const MOST_ORDERED = 0.9;
 /** Segments of a row, expected, up to which only ones are kinds of their own. */
 const MOST_ONLY_SEGMENTS = 1.5;
@@ -78,13 +77,13 @@ export function planMany(
   if (rows <= MOST_HUNDREDS && hundredsFits(call)) return { kind: 'hundreds' };
   const density = plannedDensity(call);
   const tilesOfRows = Math.ceil(rows / TILE_ROWS);
-  const isNarrow = narrowFits(call);
-  if (isNarrow && tilesOfRows * MOST_IDLE >= multiprocessors) {
+  if (narrowPays(call, multiprocessors)) {
     // Where every multiprocessor has one tile, the one that runs the most decides, in any order.
     const perUnit = Math.max(1, NARROW_UNIT / expertSize);
     const isOrdered = tilesOfRows > multiprocessors && anyOf(perUnit, density) < MOST_ORDERED;
     return { kind: 'narrow', isOrdered };
   }
+  const isNarrow = narrowFits(call);
   let best: ManyPlan = { kind: 'masked' };
   const hidden = experts * expertSize;
   const waves = (columns: number) =>
@@ -137,6 +136,16 @@ export function planMany(
     }
   }
   return best;
+}
+
+/** Whether a call goes through the kernels for narrow layers: enough tiles of one. */
+export function narrowPays(
+  call: Pick<ExpertsCall, 'rows' | 'dIn' | 'dOut' | 'experts' | 'expertSize' | 'gate'>,
+  multiprocessors: number,
+): boolean {
+  const { rows } = call;
+  const tiles = Math.ceil(rows / TILE_ROWS);
+  return rows > MOST_HUNDREDS && tiles * MOST_IDLE >= multiprocessors && narrowFits(call);
 }
 
 /** Whether four pools are faster than two for so many pairs of a row and a unit in all. */
