@@ -260,36 +260,38 @@ template <int STORAGE, int N> __device__ __forceinline__ void few_widen(float (&
 
 // ---- The router's choice ---------------------------------------------------------------------------------------------
 
-// Norms of at least 0 in shared memory, rows `pitch` apart with negative numbers behind their end, to a bit an expert.
+// Norms of at least 0 in shared memory, rows `pitch` apart (a multiple of 32) with negative numbers behind their end, to a
+// bit an expert.
 template <int THREADS> __device__ __forceinline__ void few_select(const float *norms, int pitch, int rows, int n, int rule, float value, unsigned *words) {
   const int per_row = (n + 31) / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (rule != 1) {
     for (int r = warp; r < rows; r += THREADS / 32) experts_select_row(norms + r * pitch, n, rule, value, words + r * per_row);
     return;
   }
-  // An expert's place is how many come before it, greater ones and equal ones of lower number: four lanes count, whose
-  // order is that of the bits, taken as integers.
-  const int q = lane % 4;
+  // An expert's place is how many come before it: greater ones, and equal ones of lower number, which are greater than the
+  // number below it. Four lanes count, every fourth eight of the others each, and two of its own eight.
+  const int g = lane / 4, t = lane % 4;
   for (int r = 0; r < rows; r++) {
-    const int *row = reinterpret_cast<const int *>(norms + r * pitch);
-    for (int e0 = warp * 8; e0 < per_row * 32; e0 += THREADS / 4) {
-      const int e = e0 + lane / 4, own = row[min(e, n - 1)];
-      int above = 0, level = 0;
-#pragma unroll 8
-      for (int j = q * 4; j < pitch; j += 16) {
-        const int4 v = *reinterpret_cast<const int4 *>(row + j);
-        above += (v.x > own) + (v.y > own) + (v.z > own) + (v.w > own);
-        level += (v.x == own) + (v.y == own) + (v.z == own) + (v.w == own);
-      }
+    const float *row = norms + r * pitch;
+    for (int e0 = warp * 8; e0 < pitch; e0 += THREADS / 4) {
+      const float own = row[e0 + g], below = own > 0 ? __uint_as_float(__float_as_uint(own) - 1) : -0.5f;
+      float above = 0;
+#pragma unroll 1
+      for (int j = t * 8; j < pitch; j += 32) {
+        const float bar = j == e0 ? INFINITY : j < e0 ? below : own;
+        const float4 v = *reinterpret_cast<const float4 *>(row + j), w = *reinterpret_cast<const float4 *>(row + j + 4);
+        const float all[8] = {v.x, v.y, v.z, v.w, w.x, w.y, w.z, w.w};
 #pragma unroll
-      for (int offset = 1; offset < 4; offset *= 2) {
-        above += __shfl_xor_sync(~0u, above, offset);
-        level += __shfl_xor_sync(~0u, level, offset);
+        for (int i = 0; i < 8; i++)
+          if (all[i] > bar) above += 1;
       }
-      if (level > 1)
-        for (int j = 0; j < e; j++) above += row[j] == own;
+      const float2 near = *reinterpret_cast<const float2 *>(row + e0 + 2 * t);
+      if (near.x > (2 * t < g ? below : own)) above += 1;
+      if (near.y > (2 * t + 1 < g ? below : own)) above += 1;
+      above += __shfl_xor_sync(~0u, above, 1);
+      above += __shfl_xor_sync(~0u, above, 2);
       // A warp's eight experts: every fourth bit.
-      unsigned bits = __ballot_sync(~0u, q == 0 && e < n && (float)above < value);
+      unsigned bits = __ballot_sync(~0u, t == 0 && e0 + g < n && above < value);
       bits = (bits | bits >> 3) & 0x03030303u;
       bits = (bits | bits >> 6) & 0x000f000fu;
       if (lane == 0) reinterpret_cast<unsigned char *>(words + r * per_row)[e0 / 8] = (unsigned char)(bits | bits >> 12);
@@ -317,17 +319,18 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   STAMP(0);
   STAMP_TIME(14);
 
-  // Shared memory, as few-hopper-plan.ts counts it. A router's own lie where the weights come later.
+  // Shared memory, as few-hopper-plan.ts counts it. What a router needs lies where sums come later.
   DYNAMIC_SHARED(char, shared);
-  char *downs = shared + owners * MATRICES * row_bytes;                  // [2][owners]
-  char *xs = downs + 2 * owners * down_bytes;                            // [rows]
-  float *sums = reinterpret_cast<float *>(xs + rows * x_pitch);          // [rows][units * N]
-  float *hs = sums + rows * units * N;                                   // [2][WARPS][4]
-  float *parts = hs + 2 * WARPS * 4;                                     // [WARPS][4]
-  const unsigned barriers = hopper_address(parts + WARPS * 4);           // of up, then of down: [3][owners]
-  const int r_pieces = (a.router_width + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS;
-  const int norms_pitch = (n + 3) / 4 * 4;
-  float *norms = reinterpret_cast<float *>(shared + rows * r_pieces * 16);               // [rows][norms_pitch]
+  char *downs = shared + owners * MATRICES * row_bytes;           // [2][owners]
+  char *xs = downs + 2 * owners * down_bytes;                     // [rows]
+  float *hs = reinterpret_cast<float *>(xs + rows * x_pitch);     // [2][WARPS][4]
+  float *parts = hs + 2 * WARPS * 4;                              // [WARPS][4]
+  const unsigned barriers = hopper_address(parts + WARPS * 4);    // of up, then of down: [3][owners], of [3][WARPS]
+  float *sums = parts + WARPS * 4 + 3 * WARPS * 2;                // [rows][units * N]
+  const int r_pieces = (a.router_width + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS, r_pitch = (r_pieces + 3) / 4 * 64;
+  const int norms_pitch = (n + 31) / 32 * 32;
+  char *predicted = reinterpret_cast<char *>(sums);                                      // [rows][r_pitch]
+  float *norms = reinterpret_cast<float *>(predicted + rows * r_pitch);                  // [rows][norms_pitch]
   unsigned *chosen = reinterpret_cast<unsigned *>(norms + rows * norms_pitch);           // [rows][words]
 
   hopper_launch_next();
@@ -449,7 +452,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 #pragma unroll
       for (int i = 0; i < EARLY; i++) early[i] = output_piece(warp * 8 + g, i * 4 + t);
       for (int r = 0; r < rows; r++)
-        for (int k = threadIdx.x; k < r_pieces * ROUTER_ELEMENTS; k += THREADS) {
+        for (int k = threadIdx.x; k < r_pitch / (int)sizeof(T); k += THREADS) {
           float v[1] = {0};
           if (k < a.router_width) {
             const float *from = a.forecast + r * a.router_width + k;
@@ -457,26 +460,28 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
             while (few_is_empty<1>(v));
             few_invert<1>(v);
           }
-          reinterpret_cast<T *>(shared + r * r_pieces * 16)[k] = experts_round<T>(v[0]);
+          reinterpret_cast<T *>(predicted + r * r_pitch)[k] = experts_round<T>(v[0]);
         }
       __syncthreads();
       STAMP(3);
-      for (int tile = warp; tile * 8 < n; tile += WARPS) {
+      // Eight experts a warp; rows behind the last repeat it.
+      const char *own_predicted = predicted + (ROWS == 1 ? 0 : min(g, rows - 1)) * r_pitch + t * 16;
+      for (int e0 = warp * 8; e0 < norms_pitch; e0 += WARPS * 8) {
         float c[2][4] = {};
-        const int e = tile * 8 + g;
         for (int p0 = 0; p0 < r_pieces; p0 += 4 * EARLY) {
+          if (e0 != warp * 8 || p0 > 0)
+#pragma unroll
+            for (int i = 0; i < EARLY; i++) early[i] = output_piece(e0 + g, p0 + i * 4 + t);
 #pragma unroll
           for (int i = 0; i < EARLY; i++) {
-            const int piece = p0 + i * 4 + t;
             if (p0 + i * 4 >= r_pieces) break;
-            const uint4 w = tile == warp && p0 == 0 ? early[i] : output_piece(e, piece);
-            const uint4 h = g < rows && piece < r_pieces ? *reinterpret_cast<const uint4 *>(shared + (g * r_pieces + piece) * 16) : make_uint4(0, 0, 0, 0);
-            experts_multiply<ROUTER>(c[i % 2], h, make_uint4(0, 0, 0, 0), w);
+            experts_multiply<ROUTER>(c[i % 2], *reinterpret_cast<const uint4 *>(own_predicted + (p0 / 4 + i) * 64), make_uint4(0, 0, 0, 0), early[i]);
           }
         }
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-          if (const int at = tile * 8 + 2 * t + i; g < rows && at < norms_pitch) norms[g * norms_pitch + at] = at < n ? fabsf(c[0][i] + c[1][i]) : -1.0f;
+        // Of the greatest, what is no number comes first: else the others would not count it.
+        auto norm = [&](int e, float x) { return e >= n ? -1.0f : a.rule == 1 ? fminf(fabsf(x), INFINITY) : fabsf(x); };
+        const int e = e0 + 2 * t;
+        if (g < rows) *reinterpret_cast<float2 *>(norms + g * norms_pitch + e) = make_float2(norm(e, c[0][0] + c[1][0]), norm(e + 1, c[0][1] + c[1][1]));
       }
       __syncthreads();
       STAMP(13);
@@ -486,9 +491,6 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       // A router has no more experts than the list.
       const int words = (n + 31) / 32;
       list.read(rows, [&](int r) { return lane < words ? chosen[r * words + lane] : 0u; });
-      // The weights come to where the choice was read.
-      hopper_proxy_fence();
-      __syncthreads();
     }
   }
 

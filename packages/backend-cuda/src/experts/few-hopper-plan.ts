@@ -46,8 +46,16 @@ export function planFewHopper(
   const padded = pitchOf(dOut, storage);
   // A neuron's rows, and those of down of the next.
   const ownBytes = upBytes + 2 * padded * WEIGHT_BYTES[storage];
+  // A router's hidden layer, norms and choice, where sums come later.
+  const router =
+    routerWidth === 0
+      ? 0
+      : rows *
+        (upTo(64, routerWidth * bytes) + upTo(32, experts) * 4 + Math.ceil(experts / 32) * 4);
   const fixed =
-    rows * upTo(8, pitchOf(dIn, storage)) * bytes + rows * padded * 4 + WARPS * (3 * 16 + 3 * 8);
+    rows * upTo(8, pitchOf(dIn, storage)) * bytes +
+    Math.max(rows * padded * 4, router) +
+    WARPS * (3 * 16 + 3 * 8);
   const room = Math.floor((sharedBytes - fixed) / ownBytes);
   const wanted = hidden * anyOf(rows, plannedDensity(shape));
   const blocks =
@@ -55,14 +63,8 @@ export function planFewHopper(
       ? multiprocessors
       : Math.max(1, Math.min(multiprocessors, Math.ceil(wanted / LEAST_NEURONS)));
   const owners = Math.max(0, Math.min(WARPS, Math.ceil(hidden / blocks), room));
-  const router =
-    routerWidth === 0
-      ? 0
-      : rows * upTo(16, routerWidth * bytes) +
-        rows * upTo(4, experts) * 4 +
-        rows * Math.ceil(experts / 32) * 4;
   const canRoute = experts <= ROUTED_EXPERTS && experts * routerWidth <= ROUTED_WEIGHTS;
-  const neededBytes = fixed + Math.max(owners * ownBytes, router);
+  const neededBytes = fixed + owners * ownBytes;
   const fits = neededBytes <= sharedBytes && (routerWidth === 0 || canRoute);
   return {
     blocks,
