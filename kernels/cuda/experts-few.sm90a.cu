@@ -212,8 +212,9 @@ struct few_x {
 // four lanes. The same pieces of x are 8 of its rows, so that the sums lie on the diagonal; a second row of x is the
 // other 8.
 
-// c[p] += the products with rows 2p and 2p + 1 of x. `xs` is this lane's piece of row 0.
-template <int STORAGE, int PAIRS> __device__ __forceinline__ void few_multiply(float (&c)[PAIRS][4], uint4 w, const char *xs, int pitch, int rows) {
+// c[p] + d[p] += the products with rows 2p and 2p + 1 of x: two chains, since an instruction waits for the one before it
+// on the same sums. `xs` is this lane's piece of row 0.
+template <int STORAGE, int PAIRS> __device__ __forceinline__ void few_multiply(float (&c)[PAIRS][4], float (&d)[PAIRS][4], uint4 w, const char *xs, int pitch, int rows) {
   const uint4 zero = make_uint4(0, 0, 0, 0);
 #pragma unroll
   for (int p = 0; p < PAIRS; p++) {
@@ -225,22 +226,24 @@ template <int STORAGE, int PAIRS> __device__ __forceinline__ void few_multiply(f
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const uint2 q = experts_widen(words[2 * half]), r = experts_widen(words[2 * half + 1]);
-        experts_multiply<STORAGE>(c[p], *reinterpret_cast<const uint4 *>(upper + half * 16), two ? *reinterpret_cast<const uint4 *>(lower + half * 16) : zero,
+        experts_multiply<STORAGE>(half ? d[p] : c[p], *reinterpret_cast<const uint4 *>(upper + half * 16), two ? *reinterpret_cast<const uint4 *>(lower + half * 16) : zero,
                                   make_uint4(q.x, q.y, r.x, r.y));
       }
     } else {
-      experts_multiply<STORAGE>(c[p], *reinterpret_cast<const uint4 *>(upper), two ? *reinterpret_cast<const uint4 *>(lower) : zero, w);
+      const uint4 u = *reinterpret_cast<const uint4 *>(upper), l = two ? *reinterpret_cast<const uint4 *>(lower) : zero;
+      experts_mma<STORAGE>(c[p], u.x, l.x, u.y, l.y, w.x, w.y);
+      experts_mma<STORAGE>(d[p], u.z, l.z, u.w, l.w, w.z, w.w);
     }
   }
 }
 
 // The sums of rows 0 … of x over the warp.
-template <int PAIRS> __device__ __forceinline__ void few_diagonal(float (&sums)[2 * PAIRS], const float (&c)[PAIRS][4]) {
+template <int PAIRS> __device__ __forceinline__ void few_diagonal(float (&sums)[2 * PAIRS], const float (&c)[PAIRS][4], const float (&d)[PAIRS][4]) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
   for (int p = 0; p < PAIRS; p++)
 #pragma unroll
-    for (int half = 0; half < 2; half++) sums[2 * p + half] = PAIRS == 1 && half == 1 ? 0 : warp_sum(t == g / 2 ? (g % 2 ? c[p][2 * half + 1] : c[p][2 * half]) : 0.0f);
+    for (int half = 0; half < 2; half++) sums[2 * p + half] = PAIRS == 1 && half == 1 ? 0 : warp_sum(t == g / 2 ? (g % 2 ? c[p][2 * half + 1] + d[p][2 * half + 1] : c[p][2 * half] + d[p][2 * half]) : 0.0f);
 }
 
 // Four bytes of a weight row.
@@ -324,9 +327,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   char *downs = shared + owners * MATRICES * row_bytes;           // [2][owners]
   char *xs = downs + 2 * owners * down_bytes;                     // [rows]
   float *hs = reinterpret_cast<float *>(xs + rows * x_pitch);     // [2][WARPS][4]
-  float *parts = hs + 2 * WARPS * 4;                              // [WARPS][4]
-  const unsigned barriers = hopper_address(parts + WARPS * 4);    // of up, then of down: [3][owners], of [3][WARPS]
-  float *sums = parts + WARPS * 4 + 3 * WARPS * 2;                // [rows][units * N]
+  float *parts = hs + 2 * WARPS * 4;                              // [WARPS][8]
+  const unsigned barriers = hopper_address(parts + WARPS * 8);    // of up, then of down: [3][owners], of [3][WARPS]
+  float *sums = parts + WARPS * 8 + 3 * WARPS * 2;                // [rows][units * N]
   const int r_pieces = (a.router_width + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS, r_pitch = (r_pieces + 3) / 4 * 64;
   const int norms_pitch = (n + 31) / 32 * 32;
   char *predicted = reinterpret_cast<char *>(sums);                                      // [rows][r_pitch]
@@ -353,7 +356,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   hopper_prefetch(a.x, (long long)rows * a.d * (a.x_type == 0 ? 4 : 2));
   if (a.up_bias != nullptr) hopper_prefetch(a.up_bias, (long long)n * size * 4);
   if (a.down_bias != nullptr) hopper_prefetch(a.down_bias, a.d_out * 4);
-  // Of the 32 bytes of the output's sums that a warp adds up, a lane has one half of every 16th block's share.
+  // Of the 32 bytes of the output's sums that some warps add up, a lane has one half of every 16th block's share, or of
+  // fewer where there are warps to help.
+  const int helpers = a.share <= 4 ? 4 : a.share <= 8 ? 2 : 1, helper = warp % helpers;
   const int all = rows * vectors, begin = blockIdx.x * a.share, end = min(begin + a.share, (all + 1) / 2);
   auto row_of = [&](int piece, int &column) {
     int vector = 2 * piece + lane % 2, r = 0;
@@ -366,7 +371,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     int column;
     return lane < 8 && row_of(piece, column) < rows && column < a.d_out && a.down_bias != nullptr ? a.down_bias + column : nullptr;
   };
-  const float *bias_from = a.stages & SUM && begin + warp < end ? bias_at(begin + warp) : nullptr;
+  const int first_sum = begin + warp / helpers;
+  const float *bias_from = a.stages & SUM && first_sum < end ? bias_at(first_sum) : nullptr;
   const bool whole = a.d % 8 == 0 && reinterpret_cast<size_t>(a.x) % 16 == 0;
   int x_row = 0, x_column = threadIdx.x;
   if (ROWS > 1)
@@ -423,15 +429,15 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     STAMP(1);
     if (a.stages & ROUTE) {
       for (int j = first_neuron; j < a.router_width; j += gridDim.x) {
-        float c[PAIRS][4] = {};
+        float c[PAIRS][4] = {}, d[PAIRS][4] = {};
         for (int i = threadIdx.x; i - lane < h_pieces; i += THREADS) {
           uint4 w = first_piece;
           if (j != (int)blockIdx.x || i != (int)threadIdx.x)
             w = i < h_pieces ? experts_weights16(static_cast<const char *>(a.router_hidden) + ((long long)j * h_pieces + i) * 16) : make_uint4(0, 0, 0, 0);
-          few_multiply<ROUTER, PAIRS>(c, w, xs + (i < h_pieces ? i * 16 : 0), x_pitch, rows);
+          few_multiply<ROUTER, PAIRS>(c, d, w, xs + (i < h_pieces ? i * 16 : 0), x_pitch, rows);
         }
         float sum[2 * PAIRS];
-        few_diagonal<PAIRS>(sum, c);
+        few_diagonal<PAIRS>(sum, c, d);
         if (lane == 0)
 #pragma unroll
           for (int r = 0; r < ROWS; r++) parts[warp * 4 + r] = sum[r];
@@ -551,8 +557,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     };
     neuron now = {}, next = {};
     const int mine = warp < owners ? warp : 1 << 28;
-    if (mine < count) now = find(mine), ask_up(now), ask_down(now, 0), finish(now);
-    if (mine + owners < count) next = find(mine + owners), ask_down(next, 1), finish(next);
+    if (mine < count) now = find(mine), finish(now), ask_up(now), ask_down(now, 0);
+    if (mine + owners < count) next = find(mine + owners), finish(next), ask_down(next, 1);
     STAMP(6);
     if (!routes) finish_x();
     __syncthreads();
@@ -563,16 +569,17 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       const int half = turn % 2;
       if (mine < count - t0) {
         const char *w = shared + warp * MATRICES * row_bytes + lane * 16, *x = xs + lane * (ELEMENTS * (int)sizeof(T));
-        float c[MATRICES][PAIRS][4] = {};
+        float c[MATRICES][PAIRS][4] = {}, d[MATRICES][PAIRS][4] = {};
         hopper_wait(barriers + warp * 8, turn & 1);
-        int piece = lane;
-#pragma unroll 4
-        for (int first = 0; first < pieces; first += 32, piece += 32, w += 512, x += 32 * ELEMENTS * (int)sizeof(T)) {
-          const bool inside = piece < pieces;
+        auto multiply = [&](bool inside) {
 #pragma unroll
           for (int m = 0; m < MATRICES; m++)
-            few_multiply<STORAGE, PAIRS>(c[m], inside ? *reinterpret_cast<const uint4 *>(w + m * row_bytes) : make_uint4(0, 0, 0, 0), inside ? x : xs, x_pitch, rows);
-        }
+            few_multiply<STORAGE, PAIRS>(c[m], d[m], inside ? *reinterpret_cast<const uint4 *>(w + m * row_bytes) : make_uint4(0, 0, 0, 0), inside ? x : xs, x_pitch, rows);
+          w += 512, x += 32 * ELEMENTS * (int)sizeof(T);
+        };
+#pragma unroll 4
+        for (int first = 32; first <= pieces; first += 32) multiply(true);
+        if (pieces % 32 != 0) multiply(lane < pieces % 32);
         const neuron m = now;
         now = next;
         __syncwarp();
@@ -581,8 +588,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
           if (mine < count - t0 - 2 * owners) next = find(t0 + 2 * owners + mine), finish(next);
         }
         float u[2 * PAIRS], v[2 * PAIRS];
-        few_diagonal<PAIRS>(u, c[0]);
-        if (GATED) few_diagonal<PAIRS>(v, c[MATRICES - 1]);
+        few_diagonal<PAIRS>(u, c[0], d[0]);
+        if (GATED) few_diagonal<PAIRS>(v, c[MATRICES - 1], d[MATRICES - 1]);
         float h[4] = {};
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
@@ -632,15 +639,17 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 
   // ---- The sum over blocks ----
   if (a.stages & SUM) {
-    for (int i = begin + warp; i < end; i += WARPS) {
+    // Once, where there are helpers.
+    for (int i = first_sum; i - warp / helpers < end; i += WARPS / helpers) {
       float sum[4] = {};
-      const bool there = 2 * i + lane % 2 < all;
-      constexpr int AT_ONCE = 9;
-      for (int p0 = lane / 2; p0 < (int)gridDim.x; p0 += 16 * AT_ONCE) {
+      const bool there = i < end && 2 * i + lane % 2 < all;
+      constexpr int AT_ONCE = 5;
+      const int apart = 16 * helpers;
+      for (int p0 = lane / 2 + 16 * helper; p0 < (int)gridDim.x; p0 += apart * AT_ONCE) {
         float v[AT_ONCE][4] = {};
         float *from = a.partials + ((long long)p0 * all + 2 * i + lane % 2) * 4;
-        const long long step = 16ll * all * 4;
-        auto is_missing = [&](int q) { return there && p0 + q * 16 < (int)gridDim.x && few_is_empty<4>(v[q]); };
+        const long long step = (long long)apart * all * 4;
+        auto is_missing = [&](int q) { return there && p0 + q * apart < (int)gridDim.x && few_is_empty<4>(v[q]); };
         // All that have not come are asked for at once: one after the other, each would wait for memory.
         for (bool missing = true; missing;) {
 #pragma unroll
@@ -652,7 +661,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
         }
 #pragma unroll
         for (int q = 0; q < AT_ONCE; q++) {
-          if (!there || p0 + q * 16 >= (int)gridDim.x) break;
+          if (!there || p0 + q * apart >= (int)gridDim.x) break;
           few_invert<4>(v[q]);
           constexpr float empty[4] = {};
           few_store<4>(from + q * step, empty);
@@ -664,11 +673,18 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       for (int k = 0; k < 4; k++)
 #pragma unroll
         for (int offset = 2; offset < 32; offset *= 2) sum[k] += __shfl_xor_sync(~0u, sum[k], offset);
-      const int k = lane / 2;
-      const float own = (k == 0 ? sum[0] : k == 1 ? sum[1] : k == 2 ? sum[2] : sum[3]) + (i == begin + warp ? first_bias : read_bias(bias_at(i)));
+      if (lane < 2) *reinterpret_cast<float4 *>(parts + warp * 8 + lane * 4) = make_float4(sum[0], sum[1], sum[2], sum[3]);
+      if (helpers > 1)
+        __syncthreads();
+      else
+        __syncwarp();
       int column;
-      const int r = row_of(i, column);
-      if (lane < 8 && r < rows && column < a.d_out) experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own);
+      if (const int r = row_of(i, column); helper == 0 && lane < 8 && i < end && r < rows && column < a.d_out) {
+        float own = i == first_sum ? first_bias : read_bias(bias_at(i));
+        for (int h = 0; h < helpers; h++) own += parts[(warp + h) * 8 + lane % 2 * 4 + lane / 2];
+        experts_write(a.out, (long long)r * a.d_out + column, a.out_type, own);
+      }
+      __syncwarp();
     }
     STAMP(12);
     STAMP_TIME(15);

@@ -35,7 +35,7 @@ struct Few {
     const int el = elements(storage), pieces = (s.d + el - 1) / el, down_bytes = (s.d_out + el - 1) / el * 16, padded = pitch_of(s.d_out, storage);
     const int up_bytes = (s.gated ? 2 : 1) * pieces * 16, size = storage == TF32 || storage == FLOAT32 ? 4 : 2;
     const int n = s.experts(), router = s.router ? rows * ((s.router * size + 63) / 64 * 64 + (n + 31) / 32 * 32 * 4 + (n + 31) / 32 * 4) : 0;
-    const int fixed = rows * (pieces * el + 7) / 8 * 8 * size + std::max(rows * padded * 4, router) + 2 * 16 * 16 + 16 * 16 + 3 * 16 * 8;
+    const int fixed = rows * (pieces * el + 7) / 8 * 8 * size + std::max(rows * padded * 4, router) + 16 * (4 * 16 + 3 * 8);
     owners = std::min({16, v.owners, capacity, (227 * 1024 - fixed) / (up_bytes + 2 * down_bytes)});
     if (owners < 1) printf("no room\n"), exit(2);
     shared = owners * (up_bytes + 2 * down_bytes) + fixed;

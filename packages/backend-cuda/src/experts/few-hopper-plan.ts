@@ -55,7 +55,7 @@ export function planFewHopper(
   const fixed =
     rows * upTo(8, pitchOf(dIn, storage)) * bytes +
     Math.max(rows * padded * 4, router) +
-    WARPS * (3 * 16 + 3 * 8);
+    WARPS * (4 * 16 + 3 * 8);
   const room = Math.floor((sharedBytes - fixed) / ownBytes);
   const wanted = hidden * anyOf(rows, plannedDensity(shape));
   const blocks =
