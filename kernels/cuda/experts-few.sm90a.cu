@@ -328,7 +328,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   char *xs = downs + 2 * owners * down_bytes;                     // [rows]
   float *hs = reinterpret_cast<float *>(xs + rows * x_pitch);     // [2][WARPS][4]
   float *parts = hs + 2 * WARPS * 4;                              // [WARPS][8]
-  const unsigned barriers = hopper_address(parts + WARPS * 8);    // of up, then of down: [3][owners], of [3][WARPS]
+  const unsigned barriers = hopper_address(parts + WARPS * 8);    // of up, then of down: [3][owners], room for [3][WARPS]
   float *sums = parts + WARPS * 8 + 3 * WARPS * 2;                // [rows][units * N]
   const int r_pieces = (a.router_width + ROUTER_ELEMENTS - 1) / ROUTER_ELEMENTS, r_pitch = (r_pieces + 3) / 4 * 64;
   const int norms_pitch = (n + 31) / 32 * 32;

@@ -302,6 +302,30 @@ emulated('router and experts in one', (cuda) => {
     },
   );
 
+  test.each([1, 3])('of equal norms those of lower number run: %d rows', (rows) => {
+    const shape = { ...fixed, experts: 150, rows };
+    const layer = randomLayer(shape);
+    const width = 8;
+    const random = new Random(rows);
+    const coarse = (count: number) =>
+      Float64Array.from({ length: count }, () => Math.round(random.normal() * 16) / 16);
+    // Every fifth expert's norm is the same, and of a row of zeros all are: places end among equal ones.
+    const five = coarse(5 * width);
+    const output = Float64Array.from(
+      { length: shape.experts * width },
+      (_, i) => five[i % (5 * width)] as number,
+    );
+    const router = { hidden: coarse(width * shape.dIn), output };
+    const rule = { rule: 'topK', value: 77 } as const;
+    for (const x of [layer.x, layer.x.map(() => 0)]) {
+      const norms = exactNorms(x, router, shape);
+      const selection = referenceSelectExperts(norms, shape.experts, rule);
+      const expected = referenceDynamicKExperts(x, selection, layer.ffn);
+      const actual = routed({ ...layer, x }, router, shape, 'float16', rule);
+      expect(relativeError(actual, expected)).toBeLessThanOrEqual(2e-3);
+    }
+  });
+
   test.each([
     ['bf16', 'bfloat16', 90, 8e-3],
     ['bf16', 'bfloat16', 600, 8e-3],

@@ -47,14 +47,14 @@ export function planFewHopper(
   // A neuron's rows, and those of down of the next.
   const ownBytes = upBytes + 2 * padded * WEIGHT_BYTES[storage];
   // A router's hidden layer, norms and choice, where sums come later.
-  const router =
+  const routerBytes =
     routerWidth === 0
       ? 0
       : rows *
         (upTo(64, routerWidth * bytes) + upTo(32, experts) * 4 + Math.ceil(experts / 32) * 4);
   const fixed =
     rows * upTo(8, pitchOf(dIn, storage)) * bytes +
-    Math.max(rows * padded * 4, router) +
+    Math.max(rows * padded * 4, routerBytes) +
     WARPS * (4 * 16 + 3 * 8);
   const room = Math.floor((sharedBytes - fixed) / ownBytes);
   const wanted = hidden * anyOf(rows, plannedDensity(shape));
