@@ -14,15 +14,17 @@
 #include "hopper-activations.cuh"
 #include "hopper-results.cuh"
 
-// Bytes of a slot of gathered rows and of one of weights. Narrow units' rows are multiplied sooner, so that more of them
-// are on their way.
+// Bytes of a slot of gathered rows, for a step of 64, and of one of weights, which has as many steps of the first product as
+// fit. Narrow units' rows are multiplied sooner, so that more of them are on their way.
 constexpr int EXPERTS_MANY_A = 8192, EXPERTS_MANY_B = 32768, EXPERTS_MANY_COLUMNS = 128;
 template <int WIDTH> struct experts_many_rings {
-  static constexpr int SLOTS_A = WIDTH == 64 ? 6 : 4, SLOTS_B = WIDTH == 64 ? 4 : 5;
+  static constexpr int SLOTS_A = WIDTH == 64 ? 8 : 4, SLOTS_B = WIDTH == 64 ? 3 : 5;
   static constexpr int BYTES = 2 * SLOTS_A * EXPERTS_MANY_A + SLOTS_B * EXPERTS_MANY_B;
   typedef hopper_ring<SLOTS_A> rows;
   typedef hopper_ring<SLOTS_B> weights;
 };
+// Steps of the first product in a slot of weights, of so many neurons.
+__device__ __forceinline__ constexpr int experts_many_steps(int neurons) { return EXPERTS_MANY_B / (neurons * 128); }
 typedef hopper_ring<1> experts_ring_facts;
 typedef hopper_ring<2> experts_ring_tiles;
 // Room for the barriers of most slots: of weights, of rows twice, of facts and of tiles.
@@ -81,21 +83,27 @@ __device__ __forceinline__ void experts_many_tile(const experts_many_call &call,
     // Zeros, not a first product that does not add: undefined sums would stay alive from tile to tile.
 #pragma unroll
     for (int i = 0; i < WIDE / 2; i++) sum[i] = 0.0f;
+    constexpr int PER_SLOT = experts_many_steps(WIDE);
     unsigned a_before = 0, b_before = 0;
     for (int step = 0; step < steps; step++) {
-      hopper_wait(b_ring.full(), b_ring.phase);
+      const int in_slot = step % PER_SLOT;
+      if (in_slot == 0) hopper_wait(b_ring.full(), b_ring.phase);
       hopper_wait(a_ring.full(), a_ring.phase);
       hopper_proxy_fence();
       const unsigned long long left = hopper_descriptor(a_base + a_ring.slot * EXPERTS_MANY_A, 0);
-      const unsigned long long right = hopper_descriptor(b_base + b_ring.slot * EXPERTS_MANY_B, 0);
+      const unsigned long long right = hopper_descriptor(b_base + b_ring.slot * EXPERTS_MANY_B + in_slot * (WIDE * 128), 0);
       hopper_wgmma_fence();
 #pragma unroll
       for (int s = 0; s < 4; s++) hopper_wgmma<T, 0, 0>(sum, left + s * 2, right + s * 2, 1);
       hopper_wgmma_commit();
       hopper_wgmma_wait<1>();
-      if (step > 0 && lane == 0) hopper_arrive(a_before), hopper_arrive(b_before);
+      if (step > 0 && lane == 0) {
+        hopper_arrive(a_before);
+        if (in_slot == 0) hopper_arrive(b_before);
+      }
       a_before = a_ring.empty(), b_before = b_ring.empty();
-      a_ring.next(), b_ring.next();
+      a_ring.next();
+      if (in_slot == PER_SLOT - 1 || step == steps - 1) b_ring.next();
     }
     hopper_wgmma_wait<0>();
     if (lane == 0) hopper_arrive(a_before), hopper_arrive(b_before);
@@ -298,15 +306,19 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
       while (tile.y != 0) {
         const int units = tile.w < 0 ? 1 : 2;
         const int first[2] = {call.units.first_neuron(tile.z), tile.w < 0 ? 0 : call.units.first_neuron(tile.w)};
-        for (int step = 0; step < steps; step++) {
-          const unsigned to = b_base + b_ring.slot * EXPERTS_MANY_B;
+        const int wide = (GATED ? 2 : units) * WIDTH;
+        for (int step = 0; step < steps;) {
+          const int in_slot = min(experts_many_steps(wide), steps - step);
+          unsigned to = b_base + b_ring.slot * EXPERTS_MANY_B;
           hopper_wait(b_ring.empty(), b_ring.phase ^ 1);
-          hopper_expect(b_ring.full(), (GATED ? 2 : units) * WIDTH * 128);
-          hopper_copy_box(to, call.up, b_ring.full(), step * 64, first[0]);
-          if constexpr (GATED)
-            hopper_copy_box(to + WIDTH * 128, call.gate, b_ring.full(), step * 64, first[0]);
-          else if (units == 2)
-            hopper_copy_box(to + WIDTH * 128, call.up, b_ring.full(), step * 64, first[1]);
+          hopper_expect(b_ring.full(), in_slot * wide * 128);
+          for (const int end = step + in_slot; step < end; step++, to += wide * 128) {
+            hopper_copy_box(to, call.up, b_ring.full(), step * 64, first[0]);
+            if constexpr (GATED)
+              hopper_copy_box(to + WIDTH * 128, call.gate, b_ring.full(), step * 64, first[0]);
+            else if (units == 2)
+              hopper_copy_box(to + WIDTH * 128, call.up, b_ring.full(), step * 64, first[1]);
+          }
           b_ring.next();
         }
         // The next tile is taken late, so that no block has one left when others have none; memory has its time to answer.
@@ -393,7 +405,7 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
           const uint4 *from = static_cast<const uint4 *>(call.x) + (bytes > 0 ? column / 8 : 0);
           const unsigned to = to0 + a_ring.slot * EXPERTS_MANY_A;
 #pragma unroll
-          for (int i = 0; i < 16; i++) hopper_copy16(to + i * 512 + ((piece ^ ((i * 4 + lane / 8) & 7)) * 16), from + rows[i], bytes);
+          for (int i = 0; i < 16; i++) hopper_copy16_passing(to + i * 512 + ((piece ^ ((i * 4 + lane / 8) & 7)) * 16), from + rows[i], bytes);
           hopper_arrive_copied(a_ring.full());
           a_ring.next();
         }
@@ -412,7 +424,8 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
       if (first_row >= f.tile.y) {
         // Nothing to do here but to give the slots back.
         hopper_arrive(facts_ring.empty());
-        const int turns = steps + (call.d_out + 255) / 256 * 2 * ((units * WIDTH + 127) / 128);
+        const int per_slot = experts_many_steps((GATED ? 2 : units) * WIDTH);
+        const int turns = (steps + per_slot - 1) / per_slot + (call.d_out + 255) / 256 * 2 * ((units * WIDTH + 127) / 128);
         for (int turn = 0; turn < turns; turn++) {
           hopper_wait(b_ring.full(), b_ring.phase);
           if (lane == 0) hopper_arrive(b_ring.empty());

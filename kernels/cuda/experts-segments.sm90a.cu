@@ -72,11 +72,6 @@ __device__ __forceinline__ int experts_tiles_before(int bin, bool only, bool sin
   return bin < 2 ? 0 : min(wide, ((bin - 2) * tiles + EXPERTS_PLACES / 2 - 1) / EXPERTS_PLACES);
 }
 
-// What becomes of a row's segment: its kind in the low bits, its number among the block's rows of that kind above.
-constexpr int EXPERTS_KIND_BITS = 13;
-constexpr unsigned EXPERTS_NO_SEGMENT = 0xffffffff;
-__device__ __forceinline__ int experts_kind(unsigned code) { return code & ((1u << EXPERTS_KIND_BITS) - 1); }
-
 // What one launch does. Blocks of it wait for one another; where they run one after the other it takes two.
 enum { EXPERTS_GROUP_COUNT = 1, EXPERTS_GROUP_PLACE = 2 };
 
@@ -87,8 +82,6 @@ struct experts_segments_call {
   experts_units units;
   int pools, only_kinds;
   experts_shares shares;
-  int segments;       // of a row, at most
-  unsigned *codes;    // [segments, rows]
   int *counts;        // [counters] + 2: rows; blocks that have counted; those that have read. Zeros before and after
   int *offsets;       // [blocks, kinds]
   unsigned *list;     // the rows themselves, kind by kind
@@ -118,31 +111,33 @@ template <typename T> __device__ __forceinline__ void experts_segments_fill(cons
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (int i = (call.rows - 1) / rows - number; i >= 0; i -= blocks)
-    hopper_store(static_cast<uint4 *>(call.out) + (long long)i * rows * pieces, hopper_address(image), min(rows, call.rows - i * rows) * pieces * 16);
+    hopper_store_passing(static_cast<uint4 *>(call.out) + (long long)i * rows * pieces, hopper_address(image), min(rows, call.rows - i * rows) * pieces * 16);
   hopper_stores_commit();
   hopper_stores_written();
 }
 
-// The selection's bits, each row's kinds in `codes`, and how many rows the block has of a kind. These are added to the
-// kinds' counters; what was there before is where the block's rows begin in the kind's rows of the chunk.
+// Calls each(kind) for the segments of a row, whose mask's words `word` gives.
+template <typename M, typename F> __device__ __forceinline__ void experts_segments_each(const experts_segments_call &call, const experts_kinds &kinds, M word, F each) {
+  auto bits = [&](int i) { return call.units.bits(word, call.words, i); };
+  if (!call.only_kinds) return kinds.pairing.segments(bits, each);
+  // The first waits for whether there is another.
+  int first = -1;
+  bool more = false;
+  kinds.pairing.segments(bits, [&](int kind) {
+    if (!more && first < 0) return void(first = kind);
+    if (!more) each(first), more = true;
+    each(kind);
+  });
+  if (!more && first >= 0) each(kinds.all + first);
+}
+
+// The selection's bits, and how many rows the block has of a kind. These are added to the kinds' counters; what was there
+// before is where the block's rows begin in the kind's rows of the chunk.
 __device__ __forceinline__ void experts_segments_count(const experts_segments_call &call, const experts_kinds &kinds, int begin, int end, int *histogram) {
-  const int rows = call.rows, words = call.words, block = blockIdx.x, chunk = call.shares.chunk(block);
+  const int block = blockIdx.x, chunk = call.shares.chunk(block);
   for (int row = begin + threadIdx.x; row < end; row += EXPERTS_THREADS) {
-    unsigned *code = call.codes + row;
-    int number = 0, held = -1;
-    auto put = [&](int kind) {
-      *code = kind | atomicAdd(histogram + kind, 1) << EXPERTS_KIND_BITS;
-      code += rows, number++;
-    };
-    auto word = [&](int i) { return call.mask[(long long)row * words + i] = experts_selected(call.selection, row, call.units.experts, i * 32); };
-    kinds.pairing.segments([&](int i) { return call.units.bits(word, words, i); }, [&](int kind) {
-      // The first waits for whether there is another.
-      if (call.only_kinds && number == 0 && held < 0) return void(held = kind);
-      if (held >= 0) put(held), held = -1;
-      put(kind);
-    });
-    if (held >= 0) put(kinds.all + held);
-    if (number < call.segments) *code = EXPERTS_NO_SEGMENT;
+    auto word = [&](int i) { return call.mask[(long long)row * call.words + i] = experts_selected(call.selection, row, call.units.experts, i * 32); };
+    experts_segments_each(call, kinds, word, [&](int kind) { atomicAdd(histogram + kind, 1); });
   }
   __syncthreads();
   experts_each(
@@ -183,11 +178,11 @@ __device__ __forceinline__ void experts_segments_begins(const experts_segments_c
   __syncthreads();
 }
 
-// The block's rows to their places: token + rows · (number of the segment within its token), or where results are added,
-// the token. With `only_kinds`, rows that have more than an only segment get the bias.
+// The block's rows to their places, their segments found anew, which is faster than notes in memory, behind what fills the
+// output: token + rows · (number of the segment within its token), or where results are added, the token. With `only_kinds`, rows that have more than an only segment get the bias.
 template <typename T>
 __device__ __forceinline__ void experts_segments_place(const experts_segments_call &call, const experts_kinds &kinds, int begin, int end, int *begins) {
-  const int rows = call.rows, lane = threadIdx.x % 32, pieces = call.d_out / 8;
+  const int lane = threadIdx.x % 32, pieces = call.d_out / 8;
   uint4 bias[3];  // this lane's first pieces
 #pragma unroll
   for (int i = 0; i < 3; i++)
@@ -196,18 +191,15 @@ __device__ __forceinline__ void experts_segments_place(const experts_segments_ca
   __syncthreads();
   for (int row0 = begin + (int)threadIdx.x - lane; row0 < end; row0 += EXPERTS_THREADS) {
     const int row = row0 + lane;
-    // Four at a time, which wait together; behind the last one lies nothing that counts.
-    bool more = row < end, is_added = false;
-    for (int first = 0; first < call.segments && more; first += 4) {
-      unsigned four[4];
-#pragma unroll
-      for (int u = 0; u < 4; u++) four[u] = first + u < call.segments ? call.codes[(long long)(first + u) * rows + row] : EXPERTS_NO_SEGMENT;
-      if (first == 0) is_added = four[0] == EXPERTS_NO_SEGMENT || !kinds.only(experts_kind(four[0]));
-#pragma unroll
-      for (int u = 0; u < 4; u++) {
-        more = more && four[u] != EXPERTS_NO_SEGMENT;
-        if (more) call.list[begins[experts_kind(four[u])] + (four[u] >> EXPERTS_KIND_BITS)] = row + (call.out ? 0 : first + u) * (unsigned)rows;
-      }
+    bool is_added = row < end;
+    if (row < end) {
+      unsigned place = row;
+      auto word = [&](int i) { return call.mask[(long long)row * call.words + i]; };
+      experts_segments_each(call, kinds, word, [&](int kind) {
+        is_added = !kinds.only(kind);
+        call.list[atomicAdd(begins + kind, 1)] = place;
+        if (!call.out) place += call.rows;
+      });
     }
     if (!call.only_kinds) continue;
     for (unsigned added = __ballot_sync(~0u, is_added); added != 0; added &= added - 1) {
@@ -289,11 +281,11 @@ template <typename T> __device__ __forceinline__ void experts_segments(const exp
 #define EXPERTS_SEGMENTS(NAME, T)                                                                                             \
   extern "C" __global__ void __launch_bounds__(256, 4)                                                                        \
       NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts,\
-           int width, int pools, int only_kinds, int blocks, int chunks, int segments, unsigned *codes, int *counts,          \
-           int *offsets, unsigned *list, int4 *tiles, int *header, const float *bias, void *bias16, void *out, int d_out,     \
+           int width, int pools, int only_kinds, int blocks, int chunks, int *counts, int *offsets,                           \
+           unsigned *list, int4 *tiles, int *header, const float *bias, void *bias16, void *out, int d_out,     \
            int stages) {                                                                                                      \
     experts_segments<T>({selection, mask, rows, words, {experts, size, per_unit, parts, width}, pools, only_kinds,            \
-                         {blocks, chunks}, segments, codes, counts, offsets, list, tiles, header, bias, bias16, out, d_out,   \
+                         {blocks, chunks}, counts, offsets, list, tiles, header, bias, bias16, out, d_out,   \
                          stages});                                                                                            \
   }
 EXPERTS_SEGMENTS(experts_segments_bf16, bf16)

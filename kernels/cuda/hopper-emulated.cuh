@@ -99,6 +99,7 @@ inline void hopper_store_box(const hopper_map *map, unsigned from, int x, int y)
   });
 }
 inline void hopper_store(void *to, unsigned from, int bytes) { memcpy(to, &hopper_at<char>(from), bytes); }
+inline void hopper_store_passing(void *to, unsigned from, int bytes) { hopper_store(to, from, bytes); }
 inline void hopper_stores_commit() {}
 inline void hopper_stores_read() {}
 inline void hopper_stores_written() {}
@@ -108,6 +109,7 @@ inline uint4 hopper_shared_load16(unsigned from) { return hopper_at<uint4>(from)
 inline void hopper_copy16(unsigned to, const void *from, int bytes) {
   for (int i = 0; i < 8; i++) (&hopper_at<unsigned short>(to))[i] = i * 2 < bytes ? static_cast<const unsigned short *>(from)[i] : 0;
 }
+inline void hopper_copy16_passing(unsigned to, const void *from, int bytes) { hopper_copy16(to, from, bytes); }
 inline void hopper_arrive_copied(unsigned barrier) { hopper_arrive(barrier); }
 inline void hopper_proxy_fence() {}
 

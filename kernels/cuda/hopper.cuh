@@ -105,6 +105,13 @@ __device__ __forceinline__ void hopper_prefetch(const void *from, long long byte
     hopper_prefetch_line(static_cast<const char *>(from) + at);
 }
 
+// What tells the L2 cache that lines are to make room before others.
+__device__ __forceinline__ unsigned long long hopper_passing() {
+  unsigned long long policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // A multiple of 16 bytes, by the copy engine.
 __device__ __forceinline__ void hopper_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
@@ -129,6 +136,10 @@ __device__ __forceinline__ void hopper_store_box(const hopper_map *map, unsigned
 __device__ __forceinline__ void hopper_store(void *to, unsigned from, int bytes) {
   asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
 }
+// The same of what will not be read soon: of the L2 cache's lines these make room first.
+__device__ __forceinline__ void hopper_store_passing(void *to, unsigned from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, %3;" ::"l"(to), "r"(from), "r"(bytes), "l"(hopper_passing()) : "memory");
+}
 __device__ __forceinline__ void hopper_stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 __device__ __forceinline__ void hopper_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ __forceinline__ void hopper_stores_written() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
@@ -142,6 +153,9 @@ __device__ __forceinline__ uint4 hopper_shared_load16(unsigned from) {
 // 16 bytes behind the thread's back, `bytes` of them read and the rest zeros.
 __device__ __forceinline__ void hopper_copy16(unsigned to, const void *from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void hopper_copy16_passing(unsigned to, const void *from, int bytes) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from), "r"(bytes), "l"(hopper_passing()) : "memory");
 }
 // This thread's arrival, once its 16-byte copies so far have landed. One of the arrivals that the barrier counts.
 __device__ __forceinline__ void hopper_arrive_copied(unsigned barrier) {

@@ -200,7 +200,7 @@ template <typename T> struct Layer {
   float *up_bias, *gate_bias, *down_bias;
   T *up_bias16, *down_bias16, *rounded_bias;  // rounded by the op
   int *counts, *offsets, *header;
-  unsigned *codes, *list;
+  unsigned *list;
   int4 *tiles;
   std::vector<void *> owned;
 
@@ -228,7 +228,7 @@ template <typename T> struct Layer {
     counts = own<int>(tables), offsets = own<int>((size_t)5000 * multiprocessors * 4), header = own<int>(EXPERTS_HEADER);
     CHECK(cudaMemset(counts, 0, tables * sizeof(int)));
     const size_t most = (size_t)s.rows * (s.hidden() / 64 + 1);
-    codes = own<unsigned>(most), list = own<unsigned>(most), tiles = own<int4>(most / 64 + 5000);
+    list = own<unsigned>(most), tiles = own<int4>(most / 64 + 5000);
     CHECK(cudaDeviceSynchronize());
   }
   ~Layer() {
@@ -244,7 +244,7 @@ template <typename T> struct Layer {
   }
 
   struct Units {
-    int per_unit, parts, count, groups, most;
+    int per_unit, parts, count, groups;
   };
   Units units(const Variant &v) const {
     Units u;
@@ -253,7 +253,6 @@ template <typename T> struct Layer {
     u.count = (s.experts + u.per_unit - 1) / u.per_unit * u.parts;
     const int pool = v.pools ? (u.count + v.pools - 1) / v.pools : 0;
     u.groups = u.count + (v.pools == 2 ? u.count * (u.count - 1) / 2 : v.pools * pool * (pool - 1) / 2);
-    u.most = v.pools == 0 ? u.count : v.pools == 2 ? (u.count + 1) / 2 : v.pools * ((pool + 1) / 2);
     return u;
   }
   // Segments of a row, about.
@@ -278,13 +277,12 @@ template <typename T> struct Layer {
     if (what & 1) {
       const int only_kinds = has_only_kinds(v), kinds = u.groups * (only_kinds ? 2 : 1);
       const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 3), chunks = kinds <= 1024 ? 16 : kinds <= 2048 ? 8 : 4;
-      const int most = u.most;
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;
       const int filling = filled && !only_kinds ? std::min((s.rows + 9) / 10, multiprocessors * 4) : 0;
       const int shared = std::max((9 + kinds) * 4, filling ? experts_segments_image_rows(s.d_out) * s.d_out * 2 : 0);
-      typedef void (*Group)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, int, unsigned *, int *, int *, unsigned *, int4 *, int *, const float *, void *, void *, int, int);
+      typedef void (*Group)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, int *, int *, unsigned *, int4 *, int *, const float *, void *, void *, int, int);
       launch((Group)(BF16 ? (const void *)experts_segments_bf16 : (const void *)experts_segments_f16), blocks + EXPERTS_BINS + filling, 256, shared, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts,
-             v.width, v.pools, only_kinds, blocks, chunks, most, codes, counts, offsets, list, tiles, header, down_bias, rounded_bias, filled, s.d_out,
+             v.width, v.pools, only_kinds, blocks, chunks, counts, offsets, list, tiles, header, down_bias, rounded_bias, filled, s.d_out,
              EXPERTS_GROUP_COUNT | EXPERTS_GROUP_PLACE);
     }
     if (what & 2) {

@@ -171,6 +171,7 @@ test('the plan follows density, experts and rows', () => {
   };
   expect(kind({ ...vit, density: 1 })).toBe('masked');
   expect(kind({ ...vit, density: 0.4 })).toBe('128 in 2 pools');
+  expect(kind({ ...vit, density: 0.2 })).toBe('128 in 2 pools');
   expect(kind({ ...vit, density: 0.1 })).toBe('128 in 2 pools');
   expect(kind({ ...vit, experts: 96, expertSize: 32, density: 0.1 })).toBe('64 in 4 pools');
   // Four pools would give a row more segments than are added up in bf16.

@@ -39,7 +39,7 @@ const MOST_ORDERED = 0.9;
 const MOST_ONLY_SEGMENTS = 1.5;
 
 /** Rows of a kind of pairs, for each neuron of a unit, below which four pools are faster than two. */
-const POOLED_ROWS = 8;
+const POOLED_ROWS = 7;
 /** Units for which four pools are, of at most 32 each. */
 const LEAST_POOLED = 16;
 const MOST_POOLED = 4 * 32;

@@ -21,7 +21,7 @@ const groupKernels = each((type) =>
   kernel(
     'experts-segments.sm90a',
     `experts_segments_${type}`,
-    'p p i i i i i i i i i i i i p p p p p p p p p i i',
+    'p p i i i i i i i i i i i p p p p p p p p i i',
   ),
 );
 const combineKernels = each((type) =>
@@ -43,7 +43,7 @@ const manyKernels = Object.fromEntries(
 const THREADS = 256;
 const MANY_THREADS = 384;
 /** Rings of x's and of the weights' tiles, barriers, tiles taken, what is looked up of one; as experts-many.sm90a.cu has them. */
-const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 304 + 32 + 2592;
+const MANY_SHARED = 2 * 4 * 8192 + 5 * 32768 + 352 + 32 + 2592;
 /** Kinds that have a counter for each of so many parts of the batch, at most. */
 const CHUNKS = [
   [16, 1024],
@@ -94,8 +94,8 @@ export function runSegments(
   const shared = Math.max((THREADS / 32 + kinds + 1) * 4, filling > 0 ? imageRows * dOut * 2 : 0);
   const cut = [experts, expertSize, units.perUnit, units.parts, units.width, pools];
   const tiles = mostTiles(rows, units, pools, hasOnlyKinds) * 16;
-  // int32: offsets, what is known of the tiles, and of each row's segments.
-  const tables = blocks * kinds + HEADER + 2 * rows * segments + rows * words;
+  // int32: offsets, what is known of the tiles, rows by kind, masks.
+  const tables = blocks * kinds + HEADER + rows * segments + rows * words;
   const counts = (groups * chunks + only + 2) * 4;
   const others = isAdded ? 16 : rows * (segments - 1) * dOut * 2 + 16;
   const tileTables = tiles + dOut * 2;
@@ -106,8 +106,7 @@ export function runSegments(
         const bias16 = tileTable + tiles;
         const offsets = tileTable + tileTables;
         const header = offsets + blocks * kinds * 4;
-        const codes = header + HEADER * 4;
-        const list = codes + rows * segments * 4;
+        const list = header + HEADER * 4;
         const mask = list + rows * segments * 4;
         for (const stages of isEmulated ? [COUNT, PLACE] : [COUNT | PLACE]) {
           backend.launch(
@@ -123,8 +122,6 @@ export function runSegments(
               hasOnlyKinds ? 1 : 0,
               blocks,
               chunks,
-              segments,
-              codes,
               counters,
               offsets,
               list,
