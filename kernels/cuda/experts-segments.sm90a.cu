@@ -110,35 +110,63 @@ template <typename T> __device__ __forceinline__ void experts_segments_fill(cons
   hopper_proxy_fence();
   __syncthreads();
   if (threadIdx.x != 0) return;
-  for (int i = (call.rows - 1) / rows - number; i >= 0; i -= blocks)
-    hopper_store_passing(static_cast<uint4 *>(call.out) + (long long)i * rows * pieces, hopper_address(image), min(rows, call.rows - i * rows) * pieces * 16);
+  for (int i = (call.rows - 1) / rows - number; i >= 0; i -= blocks) {
+    uint4 *to = static_cast<uint4 *>(call.out) + (long long)i * rows * pieces;
+    const int bytes = min(rows, call.rows - i * rows) * pieces * 16;
+    // The first tiles find the first rows in the L2 cache; most others would not stay there until they are needed.
+    if (i * rows < call.rows / 4)
+      hopper_store(to, hopper_address(image), bytes);
+    else
+      hopper_store_passing(to, hopper_address(image), bytes);
+  }
   hopper_stores_commit();
   hopper_stores_written();
 }
 
-// Calls each(kind) for the segments of a row, whose mask's words `word` gives.
-template <typename M, typename F> __device__ __forceinline__ void experts_segments_each(const experts_segments_call &call, const experts_kinds &kinds, M word, F each) {
-  auto bits = [&](int i) { return call.units.bits(word, call.words, i); };
-  if (!call.only_kinds) return kinds.pairing.segments(bits, each);
-  // The first waits for whether there is another.
-  int first = -1;
-  bool more = false;
-  kinds.pairing.segments(bits, [&](int kind) {
-    if (!more && first < 0) return void(first = kind);
-    if (!more) each(first), more = true;
-    each(kind);
-  });
-  if (!more && first >= 0) each(kinds.all + first);
+// Goes through the block's rows and counts the kinds of their segments up in `counts`. At the stage COUNT it makes the
+// selection's bits; at PLACE it puts a row where the count was: token + rows · (number of the segment within its token), or
+// where results are added, the token. With `only_kinds`, rows that have more than an only segment get the bias then.
+// Segments are found twice, by the same instructions, which the second time are in the cache: notes of the first time would
+// lie in memory behind what fills the output.
+template <typename T> __device__ __forceinline__ void experts_segments_rows(const experts_segments_call &call, const experts_kinds &kinds, int begin, int end, int *counts, int stage) {
+  const int lane = threadIdx.x % 32, pieces = call.d_out / 8;
+  for (int row0 = begin + (int)threadIdx.x - lane; row0 < end; row0 += EXPERTS_THREADS) {
+    const int row = row0 + lane;
+    bool is_added = row < end;
+    if (row < end) {
+      unsigned *mask = call.mask + (long long)row * call.words, place = row;
+      auto word = [&](int i) {
+        if (stage == EXPERTS_GROUP_PLACE) return mask[i];
+        const unsigned bits = experts_selected(call.selection, row, call.units.experts, i * 32);
+        return mask[i] = bits;
+      };
+      auto put = [&](int kind) {
+        const int at = atomicAdd(counts + kind, 1);
+        if (stage == EXPERTS_GROUP_PLACE) call.list[at] = place;
+        if (!call.out) place += call.rows;
+      };
+      int number = 0, first = 0;
+      kinds.pairing.segments([&](int i) { return call.units.bits(word, call.words, i); }, [&](int kind) {
+        // The first waits for whether there is another.
+        if (call.only_kinds && number++ == 0) return void(first = kind);
+        if (number == 2) put(first);
+        put(kind);
+      });
+      if (number == 1) put(kinds.all + first);
+      is_added = number != 1;
+    }
+    if (stage != EXPERTS_GROUP_PLACE || !call.only_kinds) continue;
+    for (unsigned added = __ballot_sync(~0u, is_added); added != 0; added &= added - 1) {
+      uint4 *to = static_cast<uint4 *>(call.out) + (long long)(row0 + __ffs(added) - 1) * pieces;
+      for (int piece = lane; piece < pieces; piece += 32) to[piece] = experts_bias16<T>(call.bias, piece);
+    }
+  }
 }
 
-// The selection's bits, and how many rows the block has of a kind. These are added to the kinds' counters; what was there
-// before is where the block's rows begin in the kind's rows of the chunk.
-__device__ __forceinline__ void experts_segments_count(const experts_segments_call &call, const experts_kinds &kinds, int begin, int end, int *histogram) {
+// How many rows the block has of a kind is added to the kinds' counters; what was there before is where the block's rows
+// begin in the kind's rows of the chunk.
+__device__ __forceinline__ void experts_segments_add(const experts_segments_call &call, const experts_kinds &kinds, const int *histogram) {
   const int block = blockIdx.x, chunk = call.shares.chunk(block);
-  for (int row = begin + threadIdx.x; row < end; row += EXPERTS_THREADS) {
-    auto word = [&](int i) { return call.mask[(long long)row * call.words + i] = experts_selected(call.selection, row, call.units.experts, i * 32); };
-    experts_segments_each(call, kinds, word, [&](int kind) { atomicAdd(histogram + kind, 1); });
-  }
   __syncthreads();
   experts_each(
       kinds.count, [&](int i) { return histogram[i] > 0 ? atomicAdd(call.counts + kinds.counter(i, chunk), histogram[i]) : 0; },
@@ -178,40 +206,6 @@ __device__ __forceinline__ void experts_segments_begins(const experts_segments_c
   __syncthreads();
 }
 
-// The block's rows to their places, their segments found anew, which is faster than notes in memory, behind what fills the
-// output: token + rows · (number of the segment within its token), or where results are added, the token. With `only_kinds`, rows that have more than an only segment get the bias.
-template <typename T>
-__device__ __forceinline__ void experts_segments_place(const experts_segments_call &call, const experts_kinds &kinds, int begin, int end, int *begins) {
-  const int lane = threadIdx.x % 32, pieces = call.d_out / 8;
-  uint4 bias[3];  // this lane's first pieces
-#pragma unroll
-  for (int i = 0; i < 3; i++)
-    if (call.only_kinds && lane + 32 * i < pieces) bias[i] = experts_bias16<T>(call.bias, lane + 32 * i);
-  for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) begins[i] += call.offsets[blockIdx.x * kinds.count + i];
-  __syncthreads();
-  for (int row0 = begin + (int)threadIdx.x - lane; row0 < end; row0 += EXPERTS_THREADS) {
-    const int row = row0 + lane;
-    bool is_added = row < end;
-    if (row < end) {
-      unsigned place = row;
-      auto word = [&](int i) { return call.mask[(long long)row * call.words + i]; };
-      experts_segments_each(call, kinds, word, [&](int kind) {
-        is_added = !kinds.only(kind);
-        call.list[atomicAdd(begins + kind, 1)] = place;
-        if (!call.out) place += call.rows;
-      });
-    }
-    if (!call.only_kinds) continue;
-    for (unsigned added = __ballot_sync(~0u, is_added); added != 0; added &= added - 1) {
-      uint4 *to = static_cast<uint4 *>(call.out) + (long long)(row0 + __ffs(added) - 1) * pieces;
-#pragma unroll
-      for (int i = 0; i < 3; i++)
-        if (lane + 32 * i < pieces) to[lane + 32 * i] = bias[i];
-      for (int piece = lane + 96; piece < pieces; piece += 32) to[piece] = experts_bias16<T>(call.bias, piece);
-    }
-  }
-}
-
 // One bin of the table of tiles: where a tile's rows begin, how many (and EXPERTS_ONLY), its units. `begins` are those of
 // the first chunk.
 __device__ __forceinline__ void experts_segments_tiles(const experts_segments_call &call, const experts_kinds &kinds, int bin, const int *begins, int *shared) {
@@ -247,30 +241,35 @@ template <typename T> __device__ __forceinline__ void experts_segments(const exp
   int *begins = shared + EXPERTS_THREADS / 32;  // [kinds + 1]; of rows of a kind, at first
   const bool counts = block < blocks;
   hopper_launch_next();
-  if (counts)
-    for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS) begins[i] = 0;
-  __syncthreads();
   hopper_wait_launch();
   if (filler >= 0) {
     if (call.stages & EXPERTS_GROUP_COUNT) experts_segments_fill<T>(call, reinterpret_cast<uint4 *>(shared), filler, gridDim.x - blocks - EXPERTS_BINS);
     return;
   }
-  if (call.stages & EXPERTS_GROUP_COUNT && counts) experts_segments_count(call, kinds, begin, end, begins);
+  unsigned *counted = (unsigned *)call.counts + kinds.counters(), *read = counted + 1, others = 0;
+#pragma unroll 1
+  for (int stage = EXPERTS_GROUP_COUNT; stage <= EXPERTS_GROUP_PLACE; stage++) {
+    if (!(call.stages & stage)) continue;
+    if (stage == EXPERTS_GROUP_PLACE) {
+      if (threadIdx.x == 0) counter_wait(counted, blocks);
+      __syncthreads();
+      experts_segments_begins(call, kinds, counts ? call.shares.chunk(block) : 0, begins, shared);
+      if (threadIdx.x == 0) others = counter_add(read, 1);
+    }
+    if (!counts) continue;
+    for (int i = threadIdx.x; i < kinds.count; i += EXPERTS_THREADS)
+      begins[i] = stage == EXPERTS_GROUP_PLACE ? begins[i] + call.offsets[block * kinds.count + i] : 0;
+    __syncthreads();
+    experts_segments_rows<T>(call, kinds, begin, end, begins, stage);
+    if (stage == EXPERTS_GROUP_COUNT) experts_segments_add(call, kinds, begins);
+  }
   if (!(call.stages & EXPERTS_GROUP_PLACE)) return;
-  unsigned *counted = (unsigned *)call.counts + kinds.counters(), *read = counted + 1;
-  if (threadIdx.x == 0) counter_wait(counted, blocks);
-  __syncthreads();
-  experts_segments_begins(call, kinds, counts ? call.shares.chunk(block) : 0, begins, shared);
-  // Who is the last to have read leaves zeros.
-  unsigned others = 0;
-  if (threadIdx.x == 0) others = counter_add(read, 1);
-  if (counts) {
-    experts_segments_place<T>(call, kinds, begin, end, begins);
-  } else {
+  if (!counts) {
     if (bin == 0)
       for (int i = threadIdx.x; i < call.d_out / 8; i += EXPERTS_THREADS) static_cast<uint4 *>(call.bias16)[i] = experts_bias16<T>(call.bias, i);
     experts_segments_tiles(call, kinds, bin, begins, shared);
   }
+  // Who is the last to have read the counters leaves zeros.
   __syncthreads();
   if (threadIdx.x == 0) shared[0] = others == (unsigned)(blocks + EXPERTS_BINS - 1);
   __syncthreads();
@@ -281,11 +280,11 @@ template <typename T> __device__ __forceinline__ void experts_segments(const exp
 #define EXPERTS_SEGMENTS(NAME, T)                                                                                             \
   extern "C" __global__ void __launch_bounds__(256, 4)                                                                        \
       NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts,\
-           int width, int pools, int only_kinds, int blocks, int chunks, int *counts, int *offsets,                           \
-           unsigned *list, int4 *tiles, int *header, const float *bias, void *bias16, void *out, int d_out,     \
+           int width, int pools, int only_kinds, int blocks, int chunks, int *counts, int *offsets, unsigned *list,           \
+           int4 *tiles, int *header, const float *bias, void *bias16, void *out, int d_out,                                   \
            int stages) {                                                                                                      \
     experts_segments<T>({selection, mask, rows, words, {experts, size, per_unit, parts, width}, pools, only_kinds,            \
-                         {blocks, chunks}, counts, offsets, list, tiles, header, bias, bias16, out, d_out,   \
+                         {blocks, chunks}, counts, offsets, list, tiles, header, bias, bias16, out, d_out,                    \
                          stages});                                                                                            \
   }
 EXPERTS_SEGMENTS(experts_segments_bf16, bf16)
