@@ -39,7 +39,23 @@ export const expertsCases: readonly ExpertsCase[] = [
     expertSize: 128,
     bars: { 1: 1.15, 0.4: 0.62, 0.2: 0.36, 0.1: 0.22 },
   },
+  {
+    rows: 50_432,
+    d: 768,
+    experts: 24,
+    expertSize: 128,
+    type: 'fp16',
+    bars: { 1: 1.15, 0.4: 0.62, 0.2: 0.36, 0.1: 0.22 },
+  },
   { rows: 50_432, d: 768, experts: 96, expertSize: 32, bars: { 0.2: 0.85, 0.1: 0.5 } },
+  {
+    rows: 50_432,
+    d: 768,
+    experts: 96,
+    expertSize: 32,
+    type: 'fp16',
+    bars: { 0.2: 0.85, 0.1: 0.5 },
+  },
   { rows: 50_432, d: 768, experts: 768, expertSize: 4, bars: { 0.4: 1.1, 0.2: 1.1 } },
   { rows: 197, d: 768, experts: 24, expertSize: 128, bars: { 0.4: 0.8, 0.1: 0.5 } },
   { rows: 197, d: 768, experts: 24, expertSize: 128, type: 'fp16', bars: { 0.4: 0.8, 0.1: 0.5 } },
@@ -74,13 +90,15 @@ const MOST_LAYERS = 16;
 const SAMPLED_ROWS = 4;
 /** Greatest relative error of a row against float64. */
 const TOLERANCE: Record<HalfType, number> = { bf16: 5e-3, fp16: 1e-3 };
+/** The last bit of a significand, within a float32's. */
+const LAST_BIT: Record<HalfType, number> = { bf16: 2 ** 16, fp16: 2 ** 13 };
 const STORAGE = { bf16: 'bfloat16', fp16: 'float16' } as const;
 const RELU = 0;
 const activateKernel = (type: string) =>
   kernel('experts-composed', `experts_activate_${type}`, 'p p p p p l i i i');
 const activateKernels = { bf16: activateKernel('bf16'), fp16: activateKernel('f16') };
 
-/** A matrix of random values, each a bf16, which fp16 holds but for the smallest, that the host knows as well. */
+/** A matrix of random values of the layer's type that the host knows as well. */
 interface Known {
   tensor: tf.Tensor2D;
   at(row: number, column: number): number;
@@ -106,13 +124,14 @@ class Matrices {
   readonly #onDevice: tf.Tensor1D;
   #shift = 0;
 
-  constructor(backend: CudaBackend, random: Random) {
+  constructor(backend: CudaBackend, random: Random, type: HalfType) {
     this.#backend = backend;
     const values = new Float32Array(PERIOD);
     for (let i = 0; i < PERIOD; i++) values[i] = 2 * random.uniform() - 1;
-    // The nearest bf16, halves away from zero: seldom enough to matter for a random value.
+    // The nearest of as many bits, halves away from zero: seldom enough to matter for a random value.
     const words = new Uint32Array(values.buffer);
-    for (let i = 0; i < PERIOD; i++) words[i] = ((words[i] as number) + 0x8000) & 0xffff0000;
+    const last = LAST_BIT[type];
+    for (let i = 0; i < PERIOD; i++) words[i] = ((words[i] as number) + last / 2) & -last;
     this.#pattern = values;
     this.#onDevice = tf.tensor1d(values);
   }
@@ -347,7 +366,7 @@ async function timeCase(
   const hidden = c.experts * c.expertSize;
   const bytes = (hidden * (c.isGated ? 3 : 2) + 2 * c.rows) * c.d * 2;
   const layers = Math.max(2, Math.min(MOST_LAYERS, Math.ceil(ROTATED_BYTES / bytes)));
-  const matrices = new Matrices(backend, random);
+  const matrices = new Matrices(backend, random, type);
   const all = Array.from({ length: layers }, () => makeLayer(c, count, matrices, random));
   const zeros: Zeros = {
     values: tf.zeros([Math.max(hidden, c.d)]),
