@@ -247,6 +247,7 @@ template <typename T> __device__ __forceinline__ void experts_segments(const exp
     return;
   }
   unsigned *counted = (unsigned *)call.counts + kinds.counters(), *read = counted + 1, others = 0;
+  // One loop, not unrolled, so that both stages go through the same instructions.
 #pragma unroll 1
   for (int stage = EXPERTS_GROUP_COUNT; stage <= EXPERTS_GROUP_PLACE; stage++) {
     if (!(call.stages & stage)) continue;
