@@ -9,6 +9,12 @@ import {
   packRouter,
   routedExperts,
 } from '@d2dmoe/kernels';
+import {
+  bfloat16ToFloat32,
+  float16ToFloat32,
+  float32ToBFloat16,
+  float32ToFloat16,
+} from '@d2dmoe/safetensors';
 import * as tf from '@tensorflow/tfjs-core';
 import { type Bar, holds } from '../bars.js';
 import { failedRow, type Row } from '../row.js';
@@ -31,34 +37,31 @@ export interface ExpertsCase {
   readonly bars: Readonly<Record<string, number>>;
 }
 
+const inBothTypes = (c: ExpertsCase): ExpertsCase[] => [c, { ...c, type: 'fp16' }];
+
 export const expertsCases: readonly ExpertsCase[] = [
-  {
+  ...inBothTypes({
     rows: 50_432,
     d: 768,
     experts: 24,
     expertSize: 128,
     bars: { 1: 1.15, 0.4: 0.62, 0.2: 0.36, 0.1: 0.22 },
-  },
-  {
-    rows: 50_432,
-    d: 768,
-    experts: 24,
-    expertSize: 128,
-    type: 'fp16',
-    bars: { 1: 1.15, 0.4: 0.62, 0.2: 0.36, 0.1: 0.22 },
-  },
-  { rows: 50_432, d: 768, experts: 96, expertSize: 32, bars: { 0.2: 0.85, 0.1: 0.5 } },
-  {
+  }),
+  ...inBothTypes({
     rows: 50_432,
     d: 768,
     experts: 96,
     expertSize: 32,
-    type: 'fp16',
     bars: { 0.2: 0.85, 0.1: 0.5 },
-  },
+  }),
   { rows: 50_432, d: 768, experts: 768, expertSize: 4, bars: { 0.4: 1.1, 0.2: 1.1 } },
-  { rows: 197, d: 768, experts: 24, expertSize: 128, bars: { 0.4: 0.8, 0.1: 0.5 } },
-  { rows: 197, d: 768, experts: 24, expertSize: 128, type: 'fp16', bars: { 0.4: 0.8, 0.1: 0.5 } },
+  ...inBothTypes({
+    rows: 197,
+    d: 768,
+    experts: 24,
+    expertSize: 128,
+    bars: { 0.4: 0.8, 0.1: 0.5 },
+  }),
   { rows: 1, d: 768, experts: 24, expertSize: 128, bars: { 0.4: 0.6, 0.2: 0.45 } },
   { rows: 1, d: 768, experts: 768, expertSize: 4, bars: { 0.2: 0.5 } },
   { rows: 16, d: 768, experts: 768, expertSize: 4, bars: { 0.2: 0.8 } },
@@ -90,8 +93,11 @@ const MOST_LAYERS = 16;
 const SAMPLED_ROWS = 4;
 /** Greatest relative error of a row against float64. */
 const TOLERANCE: Record<HalfType, number> = { bf16: 5e-3, fp16: 1e-3 };
-/** The last bit of a significand, within a float32's. */
-const LAST_BIT: Record<HalfType, number> = { bf16: 2 ** 16, fp16: 2 ** 13 };
+/** The nearest values of a type. */
+const ROUNDED: Record<HalfType, (values: Float32Array) => Float32Array> = {
+  bf16: (values) => bfloat16ToFloat32(float32ToBFloat16(values)),
+  fp16: (values) => float16ToFloat32(float32ToFloat16(values)),
+};
 const STORAGE = { bf16: 'bfloat16', fp16: 'float16' } as const;
 const RELU = 0;
 const activateKernel = (type: string) =>
@@ -128,12 +134,8 @@ class Matrices {
     this.#backend = backend;
     const values = new Float32Array(PERIOD);
     for (let i = 0; i < PERIOD; i++) values[i] = 2 * random.uniform() - 1;
-    // The nearest of as many bits, halves away from zero: seldom enough to matter for a random value.
-    const words = new Uint32Array(values.buffer);
-    const last = LAST_BIT[type];
-    for (let i = 0; i < PERIOD; i++) words[i] = ((words[i] as number) + last / 2) & -last;
-    this.#pattern = values;
-    this.#onDevice = tf.tensor1d(values);
+    this.#pattern = ROUNDED[type](values);
+    this.#onDevice = tf.tensor1d(this.#pattern);
   }
 
   make(rows: number, columns: number, power: number): Known {
