@@ -404,6 +404,7 @@ template <typename T, int WIDTH, bool GATED> __device__ __forceinline__ void exp
           const int column = step * 64 + piece * 8, bytes = min(16, max(0, (call.d - column) * 2));
           const uint4 *from = static_cast<const uint4 *>(call.x) + (bytes > 0 ? column / 8 : 0);
           const unsigned to = to0 + a_ring.slot * EXPERTS_MANY_A;
+          // A row is read by a few tiles that are near in time, and then no more.
 #pragma unroll
           for (int i = 0; i < 16; i++) hopper_copy16_passing(to + i * 512 + ((piece ^ ((i * 4 + lane / 8) & 7)) * 16), from + rows[i], bytes);
           hopper_arrive_copied(a_ring.full());

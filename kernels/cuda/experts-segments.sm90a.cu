@@ -137,8 +137,7 @@ template <typename T> __device__ __forceinline__ void experts_segments_rows(cons
       unsigned *mask = call.mask + (long long)row * call.words, place = row;
       auto word = [&](int i) {
         if (stage == EXPERTS_GROUP_PLACE) return mask[i];
-        const unsigned bits = experts_selected(call.selection, row, call.units.experts, i * 32);
-        return mask[i] = bits;
+        return mask[i] = experts_selected(call.selection, row, call.units.experts, i * 32);
       };
       auto put = [&](int kind) {
         const int at = atomicAdd(counts + kind, 1);
@@ -156,9 +155,11 @@ template <typename T> __device__ __forceinline__ void experts_segments_rows(cons
       is_added = number != 1;
     }
     if (stage != EXPERTS_GROUP_PLACE || !call.only_kinds) continue;
-    for (unsigned added = __ballot_sync(~0u, is_added); added != 0; added &= added - 1) {
-      uint4 *to = static_cast<uint4 *>(call.out) + (long long)(row0 + __ffs(added) - 1) * pieces;
-      for (int piece = lane; piece < pieces; piece += 32) to[piece] = experts_bias16<T>(call.bias, piece);
+    const unsigned all_added = __ballot_sync(~0u, is_added);
+    for (int piece = lane; piece < pieces; piece += 32) {
+      const uint4 bias = experts_bias16<T>(call.bias, piece);
+      for (unsigned added = all_added; added != 0; added &= added - 1)
+        static_cast<uint4 *>(call.out)[(long long)(row0 + __ffs(added) - 1) * pieces + piece] = bias;
     }
   }
 }
