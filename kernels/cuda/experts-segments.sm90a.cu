@@ -90,6 +90,8 @@ struct experts_segments_call {
   const float *bias;  // [d_out]
   void *bias16;       // [d_out]: the same, rounded
   void *out;          // [rows, d_out] to be filled with the bias, or null
+  const void *down;   // [neurons, d_out]
+  void *interleaved;  // [neurons, d_out up to a multiple of 32]: its columns in another order, or null
   int d_out, stages;
 };
 
@@ -99,6 +101,24 @@ template <typename T> __device__ __forceinline__ uint4 experts_bias16(const floa
 #pragma unroll
   for (int e = 0; e < 8; e++) values[e] = from_float<T>(bias ? __ldg(bias + piece * 8 + e) : 0.0f);
   return *reinterpret_cast<uint4 *>(values);
+}
+
+// down with its columns in an order that makes a lane's sums of wgmma contiguous in the output: of each 32 columns,
+// columns 8t + 2i and the next lie at 8i + 2t. By the `number`-th of `blocks` blocks.
+__device__ __forceinline__ void experts_segments_interleave(const experts_segments_call &call, int number, int blocks) {
+  const unsigned pieces = call.d_out / 8, groups = (pieces + 3) / 4, all = call.units.experts * call.units.size * groups;
+  for (unsigned i = number * EXPERTS_THREADS + threadIdx.x; i < all; i += blocks * EXPERTS_THREADS) {
+    const unsigned neuron = i / groups, piece = i % groups * 4;
+    const uint4 *from = static_cast<const uint4 *>(call.down) + (long long)neuron * pieces + piece;
+    uint4 v[4];
+#pragma unroll
+    for (int t = 0; t < 4; t++) v[t] = piece + t < pieces ? from[t] : make_uint4(0, 0, 0, 0);
+    uint4 *to = static_cast<uint4 *>(call.interleaved) + i * 4ll;
+    to[0] = make_uint4(v[0].x, v[1].x, v[2].x, v[3].x);
+    to[1] = make_uint4(v[0].y, v[1].y, v[2].y, v[3].y);
+    to[2] = make_uint4(v[0].z, v[1].z, v[2].z, v[3].z);
+    to[3] = make_uint4(v[0].w, v[1].w, v[2].w, v[3].w);
+  }
 }
 
 // The bias to all rows of `out`, the last ones first, by the `number`-th of `blocks` blocks: the copy engine writes rows as
@@ -232,8 +252,8 @@ __device__ __forceinline__ void experts_segments_tiles(const experts_segments_ca
 }
 
 // The first blocks count the kinds of their rows, wait until all have, and put their rows in their places; as many as there
-// are bins make the table of tiles; those behind them fill the output with the bias, its first rows last, which the first
-// tiles then find in the L2 cache.
+// are bins make the table of tiles; those behind them put down's columns in another order and fill the output with the bias,
+// its first rows last, which the first tiles then find in the L2 cache.
 template <typename T> __device__ __forceinline__ void experts_segments(const experts_segments_call &call) {
   DYNAMIC_SHARED(int, shared);
   const int block = blockIdx.x, blocks = call.shares.blocks, bin = block - blocks, filler = bin - EXPERTS_BINS;
@@ -244,7 +264,10 @@ template <typename T> __device__ __forceinline__ void experts_segments(const exp
   hopper_launch_next();
   hopper_wait_launch();
   if (filler >= 0) {
-    if (call.stages & EXPERTS_GROUP_COUNT) experts_segments_fill<T>(call, reinterpret_cast<uint4 *>(shared), filler, gridDim.x - blocks - EXPERTS_BINS);
+    const int fillers = gridDim.x - blocks - EXPERTS_BINS;
+    if (!(call.stages & EXPERTS_GROUP_COUNT)) return;
+    if (call.interleaved) experts_segments_interleave(call, filler, fillers);
+    if (call.out && !call.only_kinds) experts_segments_fill<T>(call, reinterpret_cast<uint4 *>(shared), filler, fillers);
     return;
   }
   unsigned *counted = (unsigned *)call.counts + kinds.counters(), *read = counted + 1, others = 0;
@@ -283,10 +306,10 @@ template <typename T> __device__ __forceinline__ void experts_segments(const exp
   extern "C" __global__ void __launch_bounds__(256, 4)                                                                        \
       NAME(const unsigned char *selection, unsigned *mask, int rows, int words, int experts, int size, int per_unit, int parts,\
            int width, int pools, int only_kinds, int blocks, int chunks, int *counts, int *offsets, unsigned *list,           \
-           int4 *tiles, int *header, const float *bias, void *bias16, void *out, int d_out,                                   \
-           int stages) {                                                                                                      \
+           int4 *tiles, int *header, const float *bias, void *bias16, void *out, const void *down, void *interleaved,         \
+           int d_out, int stages) {                                                                                           \
     experts_segments<T>({selection, mask, rows, words, {experts, size, per_unit, parts, width}, pools, only_kinds,            \
-                         {blocks, chunks}, counts, offsets, list, tiles, header, bias, bias16, out, d_out,                    \
+                         {blocks, chunks}, counts, offsets, list, tiles, header, bias, bias16, out, down, interleaved, d_out, \
                          stages});                                                                                            \
   }
 EXPERTS_SEGMENTS(experts_segments_bf16, bf16)

@@ -110,6 +110,8 @@ inline void hopper_copy16(unsigned to, const void *from, int bytes) {
   for (int i = 0; i < 8; i++) (&hopper_at<unsigned short>(to))[i] = i * 2 < bytes ? static_cast<const unsigned short *>(from)[i] : 0;
 }
 inline void hopper_copy16_passing(unsigned to, const void *from, int bytes) { hopper_copy16(to, from, bytes); }
+inline void hopper_copy16_passing(unsigned to, const void *from) { hopper_copy16(to, from, 16); }
+template <typename T> inline void hopper_kept(const T *&) {}
 inline void hopper_arrive_copied(unsigned barrier) { hopper_arrive(barrier); }
 inline void hopper_proxy_fence() {}
 

@@ -157,6 +157,11 @@ __device__ __forceinline__ void hopper_copy16(unsigned to, const void *from, int
 __device__ __forceinline__ void hopper_copy16_passing(unsigned to, const void *from, int bytes) {
   asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from), "r"(bytes), "l"(hopper_passing()) : "memory");
 }
+__device__ __forceinline__ void hopper_copy16_passing(unsigned to, const void *from) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "l"(hopper_passing()) : "memory");
+}
+// An address that stays whole: what is added to it the compiler would otherwise add up in another order.
+template <typename T> __device__ __forceinline__ void hopper_kept(const T *&address) { asm("" : "+l"(address)); }
 // This thread's arrival, once its 16-byte copies so far have landed. One of the arrivals that the barrier counts.
 __device__ __forceinline__ void hopper_arrive_copied(unsigned barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");

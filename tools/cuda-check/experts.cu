@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "../../kernels/cuda/experts-many-interleaved.sm90a.cu"
 #include "../../kernels/cuda/experts-many.sm90a.cu"
 #include "../../kernels/cuda/experts-masked.sm90a.cu"
 #include "../../kernels/cuda/experts-segments.sm90a.cu"
@@ -168,10 +169,11 @@ struct Shape {
 };
 struct Variant {
   int width = 128, pools = 2, mode = EXPERTS_ADD;
+  bool interleaved = true;  // down's columns, first
   const char *name() const {
     static char text[80];
     const char *modes[] = {"add", "rows + combine"};
-    snprintf(text, sizeof text, "units %d in %d pools, %s", width, pools, modes[mode]);
+    snprintf(text, sizeof text, "units %d in %d pools, %s%s", width, pools, modes[mode], interleaved ? "" : ", down as stored");
     return text;
   }
 };
@@ -196,7 +198,7 @@ template <typename T> struct Layer {
   std::vector<unsigned *> mask;             // what is drawn
   std::vector<unsigned char *> selection;  // the same in bytes
   unsigned *bits;                           // and again in bits, by the op
-  T *up, *gate, *down, *partial = nullptr, *hidden = nullptr;
+  T *up, *gate, *down, *interleaved, *partial = nullptr, *hidden = nullptr;
   float *up_bias, *gate_bias, *down_bias;
   T *up_bias16, *down_bias16, *rounded_bias;  // rounded by the op
   int *counts, *offsets, *header;
@@ -209,6 +211,7 @@ template <typename T> struct Layer {
     owned.push_back(p);
     return p;
   }
+  int interleaved_width() const { return (s.d_out + 31) / 32 * 32; }
   Layer(const Shape &s, int sets) : s(s), sets(sets) {
     const size_t h = s.hidden(), nx = (size_t)s.rows * s.d, no = (size_t)s.rows * s.d_out;
     for (int i = 0; i < sets; i++) {
@@ -224,6 +227,7 @@ template <typename T> struct Layer {
     fill<<<8, 256>>>(up_bias, h, 23, 0.5f), fill<<<8, 256>>>(down_bias, s.d_out, 24, 0.5f);
     fill<<<8, 256>>>(up_bias16, h, 23, 0.5f), fill<<<8, 256>>>(down_bias16, s.d_out, 24, 0.5f);
     if (s.gated) fill<<<256, 256>>>(gate, h * s.d, 25, 1.7f / std::sqrt((float)s.d)), fill<<<8, 256>>>(gate_bias, h, 26, 0.5f);
+    interleaved = own<T>(h * interleaved_width());
     const int tables = 1 << 16;
     counts = own<int>(tables), offsets = own<int>((size_t)5000 * multiprocessors * 4), header = own<int>(EXPERTS_HEADER);
     CHECK(cudaMemset(counts, 0, tables * sizeof(int)));
@@ -278,11 +282,12 @@ template <typename T> struct Layer {
       const int only_kinds = has_only_kinds(v), kinds = u.groups * (only_kinds ? 2 : 1);
       const int blocks = std::min((s.rows + 255) / 256, multiprocessors * 3), chunks = kinds <= 1024 ? 16 : kinds <= 2048 ? 8 : 4;
       T *filled = v.mode == EXPERTS_ADD ? out[set] : nullptr;
-      const int filling = filled && !only_kinds ? std::min((s.rows + 9) / 10, multiprocessors * 4) : 0;
-      const int shared = std::max((9 + kinds) * 4, filling ? experts_segments_image_rows(s.d_out) * s.d_out * 2 : 0);
-      typedef void (*Group)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, int *, int *, unsigned *, int4 *, int *, const float *, void *, void *, int, int);
+      const bool is_filled = filled && !only_kinds;
+      const int interleaving = v.interleaved ? multiprocessors : 0, filling = is_filled ? std::min(std::max((s.rows + 9) / 10, interleaving), multiprocessors * 4) : interleaving;
+      const int shared = std::max((9 + kinds) * 4, is_filled ? experts_segments_image_rows(s.d_out) * s.d_out * 2 : 0);
+      typedef void (*Group)(const unsigned char *, unsigned *, int, int, int, int, int, int, int, int, int, int, int, int *, int *, unsigned *, int4 *, int *, const float *, void *, void *, const void *, void *, int, int);
       launch((Group)(BF16 ? (const void *)experts_segments_bf16 : (const void *)experts_segments_f16), blocks + EXPERTS_BINS + filling, 256, shared, selection[set], bits, s.rows, w, s.experts, s.size, u.per_unit, u.parts,
-             v.width, v.pools, only_kinds, blocks, chunks, counts, offsets, list, tiles, header, down_bias, rounded_bias, filled, s.d_out,
+             v.width, v.pools, only_kinds, blocks, chunks, counts, offsets, list, tiles, header, down_bias, rounded_bias, filled, down, v.interleaved ? interleaved : nullptr, s.d_out,
              EXPERTS_GROUP_COUNT | EXPERTS_GROUP_PLACE);
     }
     if (what & 2) {
@@ -290,13 +295,17 @@ template <typename T> struct Layer {
       if (what == 2) CHECK(cudaMemsetAsync(header + EXPERTS_TAKEN, 0, 4, stream));
       typedef void (*Kernel)(hopper_map, hopper_map, hopper_map, const void *, const int4 *, const unsigned *, int *, const unsigned *, const float *,
                              const float *, const void *, void *, void *, int, int, int, int, int, int, int, int, int, int, int);
-      const Kernel kernel = s.gated          ? (BF16 ? experts_many_bf16_gated : experts_many_f16_gated)
+      const Kernel stored = s.gated          ? (BF16 ? experts_many_bf16_gated : experts_many_f16_gated)
                             : v.width == 128 ? (BF16 ? experts_many_bf16_128 : experts_many_f16_128)
                                              : (BF16 ? experts_many_bf16_64 : experts_many_f16_64);
+      const Kernel by_lanes = s.gated          ? (BF16 ? experts_many_bf16_gated_interleaved : experts_many_f16_gated_interleaved)
+                              : v.width == 128 ? (BF16 ? experts_many_bf16_128_interleaved : experts_many_f16_128_interleaved)
+                                               : (BF16 ? experts_many_bf16_64_interleaved : experts_many_f16_64_interleaved);
+      const Kernel kernel = v.interleaved ? by_lanes : stored;
       const int shared = EXPERTS_MANY_SHARED;
       CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
       const hopper_map map_up = tensor_map(up, s.d, s.hidden(), 64, v.width), map_gate = s.gated ? tensor_map(gate, s.d, s.hidden(), 64, v.width) : map_up;
-      const hopper_map map_down = tensor_map(down, s.d_out, s.hidden(), 64, 64);
+      const hopper_map map_down = v.interleaved ? tensor_map(interleaved, interleaved_width(), s.hidden(), 64, 64) : tensor_map(down, s.d_out, s.hidden(), 64, 64);
       if (v.mode == EXPERTS_STORE && !partial) partial = own<T>((size_t)s.rows * s.d_out * (s.hidden() / 64 + 1));
       launch(kernel, multiprocessors, 384, shared, map_up, map_gate, map_down, x[set], tiles, list, header, bits, up_bias, gate_bias, rounded_bias, out[set], partial, s.rows, s.d,
                                                s.d, s.d_out, w, s.experts, s.size, u.per_unit, u.parts, s.activation, v.mode);
@@ -383,11 +392,12 @@ static std::vector<Variant> variants() {
   std::vector<Variant> all;
   for (int width : {128, 64})
     for (int pools : {2, 4, 0})
-      for (int mode : {EXPERTS_ADD, EXPERTS_STORE}) {
-        Variant v;
-        v.width = width, v.pools = pools, v.mode = mode;
-        all.push_back(v);
-      }
+      for (int mode : {EXPERTS_ADD, EXPERTS_STORE})
+        for (bool interleaved : {true, false}) {
+          Variant v;
+          v.width = width, v.pools = pools, v.mode = mode, v.interleaved = interleaved;
+          all.push_back(v);
+        }
   return all;
 }
 
@@ -490,6 +500,7 @@ template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, 
       // Variants that cannot win are left out, for time's sake.
       if ((share > 0.5 || s.rows > 10000) && !v.pools && !s.gated) continue;
       if (share > 0.5 && v.width == 64) continue;
+      if (s.rows > 10000 && v.mode == EXPERTS_STORE && !v.interleaved) continue;
       if (v.width == 64 && s.size >= 128) continue;
       for (int set = 0; set < 3; set++) layer.run(v, set);
       if (settle(v.name()) != cudaSuccess) printf("FAILED %s: %s\n", v.name(), cudaGetErrorString(cudaGetLastError())), fflush(stdout), _exit(1);

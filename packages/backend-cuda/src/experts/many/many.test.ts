@@ -30,8 +30,13 @@ function plans({ rows, dIn, dOut, experts, expertSize, gated }: ExactShape): [st
       ] as const) {
         if (hasOnlyKinds && (width === 64 || pools === 4)) continue;
         if (pools === 4 && !isAdded) continue;
-        const name = `${width} in ${pools} pools, ${sums}`;
-        all.push([name, { kind: 'segments', units, pools, isAdded, hasOnlyKinds }]);
+        for (const isInterleaved of [false, true]) {
+          const name = `${width} in ${pools} pools, ${sums}${isInterleaved ? ', interleaved' : ''}`;
+          all.push([
+            name,
+            { kind: 'segments', units, pools, isAdded, hasOnlyKinds, isInterleaved },
+          ]);
+        }
       }
     }
   }
@@ -185,6 +190,10 @@ test('the plan follows density, experts and rows', () => {
   const added = (isRepeatable: boolean) => planMany({ ...vit, density: 0.4 }, 132, isRepeatable);
   expect(added(false)).toMatchObject({ isAdded: true, hasOnlyKinds: false });
   expect(added(true)).toMatchObject({ isAdded: false });
+  // Down is put in order where many tiles read it, not where a wide layer has few rows.
+  expect(added(false)).toMatchObject({ isInterleaved: true });
+  const wide = { ...vit, rows: 1000, dIn: 4096, dOut: 4096, experts: 128, density: 0.1 };
+  expect(planMany(wide, 132, false)).toMatchObject({ isInterleaved: false });
   // Two of 24: one pair a row.
   expect(planMany({ ...vit, density: 0.1 }, 132, false)).toMatchObject({ hasOnlyKinds: true });
 });

@@ -23,6 +23,8 @@ export type ManyPlan =
       readonly isAdded: boolean;
       /** Whether only segments of a row are kinds of their own, whose results are stored with the bias and not added. */
       readonly hasOnlyKinds: boolean;
+      /** Whether down's columns are first put in the order in which results need no exchange between lanes. */
+      readonly isInterleaved: boolean;
     };
 
 /** Most rows that go through the single launch: beyond them the card is full anyway. */
@@ -43,6 +45,9 @@ const POOLED_ROWS = 7;
 /** Units for which four pools are, of at most 32 each. */
 const LEAST_POOLED = 16;
 const MOST_POOLED = 4 * 32;
+
+/** Neurons of the layer to a tile up to which putting down's columns in order takes less than it saves. */
+const MOST_INTERLEAVED = 13;
 
 // Costs in the time of one tile's products with 128 neurons (128 rows, both matrices) at a dense layer's rate; measured
 // on an H200, experts-many.md has the figures.
@@ -132,7 +137,8 @@ export function planMany(
         (segmentProducts * SEGMENT + tiles * perTile + filled) / multiprocessors + GROUPING;
       if (cost >= least) continue;
       least = cost;
-      best = { kind: 'segments', units, pools, isAdded, hasOnlyKinds };
+      const isInterleaved = hidden <= tiles * MOST_INTERLEAVED;
+      best = { kind: 'segments', units, pools, isAdded, hasOnlyKinds, isInterleaved };
     }
   }
   return best;

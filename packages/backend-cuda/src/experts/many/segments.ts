@@ -21,24 +21,28 @@ const groupKernels = each((type) =>
   kernel(
     'experts-segments.sm90a',
     `experts_segments_${type}`,
-    'p p i i i i i i i i i i i p p p p p p p p i i',
+    'p p i i i i i i i i i i i p p p p p p p p p p i i',
   ),
 );
 const combineKernels = each((type) =>
   kernel('experts-segments.sm90a', `experts_segments_combine_${type}`, 'p i i i i i i i i p p p i'),
 );
-const manyKernels = Object.fromEntries(
-  (['128', '64', 'gated'] as const).map((name) => [
-    name,
-    each((type) =>
-      kernel(
-        'experts-many.sm90a',
-        `experts_many_${type}_${name}`,
-        `i*32 i*32 i*32 ${'p '.repeat(10)}${'i '.repeat(11)}`,
+/** The kernels of a module, whose names end in `suffix`. */
+const manyKernels = (module: string, suffix: string) =>
+  Object.fromEntries(
+    (['128', '64', 'gated'] as const).map((name) => [
+      name,
+      each((type) =>
+        kernel(
+          module,
+          `experts_many_${type}_${name}${suffix}`,
+          `i*32 i*32 i*32 ${'p '.repeat(10)}${'i '.repeat(11)}`,
+        ),
       ),
-    ),
-  ]),
-) as Record<'128' | '64' | 'gated', ReturnType<typeof each>>;
+    ]),
+  ) as Record<'128' | '64' | 'gated', ReturnType<typeof each>>;
+const storedKernels = manyKernels('experts-many.sm90a', '');
+const interleavedKernels = manyKernels('experts-many-interleaved.sm90a', '_interleaved');
 
 const THREADS = 256;
 const MANY_THREADS = 384;
@@ -54,6 +58,8 @@ const CHUNKS = [
 const BINS = 36;
 const HEADER = 2;
 const IMAGE = 16_384;
+/** Columns of down that change places with one another where it is interleaved. */
+const INTERLEAVED = 32;
 /** Blocks on a multiprocessor that count and place rows, all of which have to have room, and that fill. */
 const GROUPING = 3;
 const FILLING = 4;
@@ -70,7 +76,7 @@ export function runSegments(
   plan: Extract<ManyPlan, { kind: 'segments' }>,
 ): void {
   const { rows, dOut, experts, expertSize, storage, gate, selection } = call;
-  const { units, pools, isAdded, hasOnlyKinds } = plan;
+  const { units, pools, isAdded, hasOnlyKinds, isInterleaved } = plan;
   const { isEmulated, multiprocessors } = backend.device;
   const words = Math.ceil(experts / 32);
   const groups = groupsOf(units, pools);
@@ -78,7 +84,8 @@ export function runSegments(
   const only = hasOnlyKinds ? groups : 0;
   const kinds = groups + only;
   const segments = segmentsOf(units, pools);
-  const many = manyKernels[gate !== 0 ? 'gated' : units.width === 128 ? '128' : '64'][storage];
+  const kernels = isInterleaved ? interleavedKernels : storedKernels;
+  const many = kernels[gate !== 0 ? 'gated' : units.width === 128 ? '128' : '64'][storage];
   const group = groupKernels[storage];
   const combine = combineKernels[storage];
   if (!many || !group || !combine) return;
@@ -86,23 +93,29 @@ export function runSegments(
   // Blocks that count and place rows, and the parts of the batch that they count apart.
   const blocks = Math.min(Math.ceil(rows / THREADS), multiprocessors * GROUPING);
   const chunks = CHUNKS.find(([, most]) => groups <= most)?.[0] ?? 4;
-  // Blocks beyond those, and those of the bins, that fill the output with the bias; where some rows need none, the blocks
-  // that place rows do it.
+  // Blocks beyond those, and those of the bins, that fill the output with the bias, and interleave down. Where some rows
+  // need no bias, the blocks that place rows give it to the others.
   const imageRows = Math.max(1, Math.floor(IMAGE / (dOut * 2)));
-  const filling =
-    isAdded && !hasOnlyKinds ? Math.min(Math.ceil(rows / imageRows), multiprocessors * FILLING) : 0;
-  const shared = Math.max((THREADS / 32 + kinds + 1) * 4, filling > 0 ? imageRows * dOut * 2 : 0);
+  const isFilled = isAdded && !hasOnlyKinds;
+  const interleaving = isInterleaved ? multiprocessors : 0;
+  const filling = isFilled
+    ? Math.min(Math.max(Math.ceil(rows / imageRows), interleaving), multiprocessors * FILLING)
+    : interleaving;
+  const shared = Math.max((THREADS / 32 + kinds + 1) * 4, isFilled ? imageRows * dOut * 2 : 0);
+  const interleavedWidth = Math.ceil(dOut / INTERLEAVED) * INTERLEAVED;
   const cut = [experts, expertSize, units.perUnit, units.parts, units.width, pools];
   const tiles = mostTiles(rows, units, pools, hasOnlyKinds) * 16;
   // int32: offsets, what is known of the tiles, rows by kind, masks.
   const tables = blocks * kinds + HEADER + rows * segments + rows * words;
   const counts = (groups * chunks + only + 2) * 4;
-  const others = isAdded ? 16 : rows * (segments - 1) * dOut * 2 + 16;
+  const interleavedBytes = isInterleaved ? call.hidden * interleavedWidth * 2 : 0;
+  const others = isAdded ? 0 : rows * (segments - 1) * dOut * 2;
   const tileTables = tiles + dOut * 2;
   const isProgrammatic = true;
   withZeros(backend, counts, (counters) =>
     withScratch(backend, tileTables + tables * 4, (tileTable) =>
-      withScratch(backend, others, (apart) => {
+      withScratch(backend, interleavedBytes + others + 16, (interleaved) => {
+        const apart = interleaved + interleavedBytes;
         const bias16 = tileTable + tiles;
         const offsets = tileTable + tileTables;
         const header = offsets + blocks * kinds * 4;
@@ -130,6 +143,8 @@ export function runSegments(
               call.downBias,
               bias16,
               isAdded ? call.out : 0,
+              call.down,
+              isInterleaved ? interleaved : 0,
               dOut,
               stages,
             ],
@@ -147,7 +162,7 @@ export function runSegments(
           [
             up,
             gate === 0 ? up : map(gate, call.pitch, units.width),
-            map(call.down, dOut, 64),
+            isInterleaved ? map(interleaved, interleavedWidth, 64) : map(call.down, dOut, 64),
             call.x16,
             tileTable,
             list,
