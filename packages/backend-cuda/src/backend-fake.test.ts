@@ -43,7 +43,7 @@ test('a grid of nothing is not launched', () => {
   expect(driver.launches).toHaveLength(0);
 });
 
-test('a module is loaded once, a function looked up once, and each backend has its own', () => {
+test('a kernel is loaded and looked up once, without those of its module, and each backend has its own', () => {
   const driver = fakeDriver();
   const count = (name: string) => driver.calls.filter((call) => call === name).length;
   const k = toy();

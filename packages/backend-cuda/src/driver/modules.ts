@@ -10,6 +10,7 @@ import {
   cudaError,
   resultName,
 } from './errors.js';
+import { kernelOf } from './kernel-of.js';
 
 const JIT_ERROR_LOG_BUFFER = 5;
 const JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6;
@@ -42,12 +43,12 @@ export function cudaOfPtx(version: string): string {
   return known[version] ?? `${major + 4}.${minor}`;
 }
 
-/** Kernel modules, each loaded (and compiled for the card by the driver) when its first function is asked for. */
+/** Kernels, each loaded by itself, and compiled for the card by the driver, when it is first asked for. */
 export class Modules {
   readonly #driver: Driver;
   readonly #device: DeviceProperties;
   readonly #folder = moduleFolder();
-  readonly #handles = new Map<string, number>();
+  readonly #handles: number[] = [];
   readonly #out = new BigUint64Array(1);
   readonly #log: HostMemory;
 
@@ -63,22 +64,20 @@ export class Modules {
    * @throws D2DMoEError CUDA_KERNEL_MISSING, CUDA_DRIVER_TOO_OLD, CUDA_FAILED.
    */
   function(module: string, name: string): number {
-    const handle = this.#handles.get(module) ?? this.#load(module);
-    const result = this.#driver.cuModuleGetFunction(this.#out, handle, name);
+    const result = this.#driver.cuModuleGetFunction(this.#out, this.#load(module, name), name);
     check(this.#driver, result, `cuModuleGetFunction of ${name} in ${module}.ptx`);
     return Number(this.#out[0]);
   }
 
   unload(): void {
-    for (const handle of this.#handles.values()) this.#driver.cuModuleUnload(handle);
-    this.#handles.clear();
+    for (const handle of this.#handles.splice(0)) this.#driver.cuModuleUnload(handle);
   }
 
-  #load(module: string): number {
+  #load(module: string, name: string): number {
     const file = `${this.#folder}/${module}.ptx`;
-    let text: Buffer;
+    let text: string;
     try {
-      text = readFileSync(file);
+      text = readFileSync(file, 'latin1');
     } catch (error) {
       throw new D2DMoEError(
         'CUDA_KERNEL_MISSING',
@@ -87,7 +86,7 @@ export class Modules {
       );
     }
     const driver = this.#driver;
-    const image = Buffer.concat([text, Buffer.alloc(1)]);
+    const image = Buffer.from(`${kernelOf(text, name)}\0`, 'latin1');
     const log = this.#log;
     new Uint8Array(log.buffer)[0] = 0;
     const options = new Int32Array([JIT_ERROR_LOG_BUFFER, JIT_ERROR_LOG_BUFFER_SIZE_BYTES]);
@@ -96,7 +95,7 @@ export class Modules {
     if (result === CUDA_ERROR_UNSUPPORTED_PTX_VERSION) throw this.#tooOld(module, text);
     if (result !== CUDA_SUCCESS) {
       const said = driver.text(log.address).trim();
-      const call = `cuModuleLoadDataEx of ${file}`;
+      const call = `cuModuleLoadDataEx of ${name} in ${file}`;
       throw said === ''
         ? cudaError(driver, result, call)
         : new D2DMoEError(
@@ -105,12 +104,12 @@ export class Modules {
           );
     }
     const handle = Number(this.#out[0]);
-    this.#handles.set(module, handle);
+    this.#handles.push(handle);
     return handle;
   }
 
-  #tooOld(module: string, text: Buffer): D2DMoEError {
-    const version = /^\.version ([0-9.]+)/m.exec(text.toString('latin1'))?.[1] ?? 'unknown';
+  #tooOld(module: string, text: string): D2DMoEError {
+    const version = /^\.version ([0-9.]+)/m.exec(text)?.[1] ?? 'unknown';
     const [major, minor] = this.#device.driverVersion;
     return new D2DMoEError(
       'CUDA_DRIVER_TOO_OLD',
