@@ -62,7 +62,7 @@ struct experts_many_facts {
 };
 
 // A warpgroup's part of one tile. UNITS: of the tile; WIDTH: neurons of a unit. GATED: one unit, up and gate. ONLY: of rows
-// that have no other segment.
+// that have no other segment. INTERLEAVED: down's columns.
 template <typename T, int WIDTH, int UNITS, bool GATED, bool ONLY, bool INTERLEAVED>
 __device__ __forceinline__ void experts_many_tile(const experts_many_call &call, const experts_many_facts &facts,
                                                   unsigned facts_done, int first_row, unsigned a_base, unsigned b_base,

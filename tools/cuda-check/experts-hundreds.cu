@@ -7,13 +7,10 @@
 //
 // With -DPROBES it prints where the time of a launch and of its blocks goes. The exit code is 1 if a check failed. D2DMOE_LIBCUBLASLT names
 // cuBLASLt's file where the dynamic linker does not find it.
-#include <cuda.h>
 #include <cuda_runtime.h>
-#include <dlfcn.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -62,23 +59,11 @@ constexpr int LAYERS = 16;
   } while (0)
 
 #include "cublaslt-fused.cuh"
+#include "settle.cuh"
+#include "tensor-map.cuh"
 
 static int multiprocessors, failures, checks;
 static cudaStream_t stream;  // of all that is timed; waits for what the default stream does, and the reverse
-
-// Waits for the device, but not for ever: a kernel that hangs is named.
-static cudaError_t settle(const char *what) {
-  const auto start = std::chrono::steady_clock::now();
-  for (;;) {
-    const cudaError_t state = cudaStreamQuery(stream);
-    if (state != cudaErrorNotReady) return state;
-    if (std::chrono::steady_clock::now() - start > std::chrono::seconds(8)) {
-      printf("FAILED: %s does not end\n", what);
-      fflush(stdout), _exit(3);
-    }
-    usleep(50);
-  }
-}
 
 // ---- Inputs and the reference --------------------------------------------------------------------------------------
 
@@ -138,28 +123,6 @@ template <typename T> static T *device(size_t count) {
   void *p;
   CHECK(cudaMalloc(&p, count * sizeof(T) + 8192));
   return (T *)p;
-}
-
-// ---- Tensor maps ---------------------------------------------------------------------------------------------------
-
-typedef CUresult (*EncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                                const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-static EncodeTiled encode_tiled;
-
-// Of a row-major matrix [lines, length] of 16-bit values.
-static hopper_map tensor_map(const void *at, long long length, long long lines, int box_length, int box_lines) {
-  CUtensorMap map;
-  const cuuint64_t dims[3] = {(cuuint64_t)length, (cuuint64_t)lines, 1};
-  const cuuint64_t strides[2] = {(cuuint64_t)length * 2, (cuuint64_t)(length * lines * 2)};
-  const cuuint32_t box[3] = {(cuuint32_t)box_length, (cuuint32_t)box_lines, 1}, ones[3] = {1, 1, 1};
-  const CUresult result =
-      encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(at), dims, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) printf("cuTensorMapEncodeTiled failed: %d\n", (int)result), exit(2);
-  hopper_map bytes;
-  static_assert(sizeof bytes == sizeof map, "a tensor map has 128 bytes");
-  memcpy(&bytes, &map, sizeof map);
-  return bytes;
 }
 
 // ---- A layer -------------------------------------------------------------------------------------------------------
@@ -278,8 +241,7 @@ template <typename T> struct Layer {
       poison();
       CHECK(cudaDeviceSynchronize());
       run(way);
-      const cudaError_t state = settle(WAYS[way]);
-      if (state != cudaSuccess) printf("FAILED %s: %s\n", WAYS[way], cudaGetErrorString(state)), fflush(stdout), _exit(1);
+      settle(stream, WAYS[way]);
       settle16(way);
       CHECK(cudaMemcpy(after.data(), out, count * 4, cudaMemcpyDeviceToHost));
       if (turn > 0) repeats = repeats && memcmp(before.data(), after.data(), count * 4) == 0;
@@ -346,7 +308,7 @@ static double graph_us(int calls, const std::function<void(int)> &run) {
     CHECK(cudaEventRecord(start, stream));
     for (int i = 0; i < 4; i++) CHECK(cudaGraphLaunch(executable, stream));
     CHECK(cudaEventRecord(end, stream));
-    if (settle("a graph") != cudaSuccess) printf("FAILED: a graph\n"), fflush(stdout), _exit(1);
+    settle(stream, "a graph");
     float ms;
     CHECK(cudaEventElapsedTime(&ms, start, end));
     if (turn >= 4) times.push_back(ms * 1000 / 4 / calls);
@@ -475,9 +437,6 @@ int main(int count, char **arguments) {
   CHECK(cudaGetDeviceProperties(&properties, 0));
   multiprocessors = properties.multiProcessorCount;
   printf("%s, %d multiprocessors\n", properties.name, multiprocessors);
-  void *driver = dlopen("libcuda.so.1", RTLD_NOW);
-  encode_tiled = driver ? (EncodeTiled)dlsym(driver, "cuTensorMapEncodeTiled") : nullptr;
-  if (!encode_tiled) printf("cuTensorMapEncodeTiled was not found in libcuda.so.1\n"), exit(2);
   CHECK(cudaStreamCreate(&stream));
   if (what != "time") check_all();
   if (what != "check") time_all();

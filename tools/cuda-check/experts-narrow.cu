@@ -13,45 +13,13 @@
 #include "experts-layer.cuh"
 
 #include "cublaslt-fused.cuh"
-
-#include <chrono>
+#include "settle.cuh"
+#include "tensor-map.cuh"
 
 static cudaStream_t stream;  // of the checks; waits for what the default stream does, and the reverse
 static int patience = 8;     // seconds
 
-// Waits for the device, but not for ever: a kernel that hangs is named.
-static void settle(const std::string &what) {
-  const auto start = std::chrono::steady_clock::now();
-  for (;;) {
-    const cudaError_t state = cudaStreamQuery(stream);
-    if (state == cudaSuccess) return;
-    const bool waits = state == cudaErrorNotReady;
-    if (!waits || std::chrono::steady_clock::now() - start > std::chrono::seconds(patience)) {
-      printf("FAILED %s: %s\n", what.c_str(), waits ? "does not end" : cudaGetErrorString(state));
-      fflush(stdout), _exit(waits ? 3 : 1);
-    }
-    usleep(50);
-  }
-}
-
-// ---- Tensor maps, launches -------------------------------------------------------------------------------------------
-
-typedef CUresult (*EncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                                CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-static EncodeTiled encode_tiled;
-
-// Of a row-major matrix [lines, length] of 16-bit values, in boxes of 64 columns.
-static hopper_map tensor_map(const void *at, long long length, long long lines, int box_lines) {
-  alignas(64) CUtensorMap map;
-  const cuuint64_t sizes[] = {(cuuint64_t)length, (cuuint64_t)lines, 1}, strides[] = {(cuuint64_t)length * 2, (cuuint64_t)(length * lines * 2)};
-  const cuuint32_t box[] = {64, (cuuint32_t)box_lines, 1}, ones[] = {1, 1, 1};
-  const CUresult result = encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(at), sizes, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) printf("cuTensorMapEncodeTiled failed: %d\n", (int)result), exit(2);
-  hopper_map bytes;
-  memcpy(&bytes, &map, sizeof map);
-  return bytes;
-}
+// ---- Launches ------------------------------------------------------------------------------------------------------
 
 // Programmatic, as the backend does it: begins while what is before it ends.
 template <typename... P, typename... A> static void launch(void (*kernel)(P...), int blocks, int threads, int shared, cudaStream_t stream, A... arguments) {
@@ -104,7 +72,7 @@ struct Narrow {
   hopper_map up, down;
 
   Narrow(const Shape &s, int storage, unsigned seed) : shape(s), storage(storage), weights(make_weights(s, storage, seed, true)) {
-    up = tensor_map(weights.up, s.d, s.hidden, UP_BOX), down = tensor_map(weights.down, s.d_out, s.hidden, DOWN_BOX);
+    up = tensor_map(weights.up, s.d, s.hidden, 64, UP_BOX), down = tensor_map(weights.down, s.d_out, s.hidden, 64, DOWN_BOX);
   }
   Narrow(const Narrow &) = delete;
   ~Narrow() {
@@ -336,7 +304,7 @@ static void check_one(const Narrow &layer, const Case &c) {
 
   // In a row: the second pair begins while the first ends.
   for (char *out : outs) layer.both(batch, out, stream);
-  settle(what);
+  settle(stream, what, patience);
 
   std::string wrong;
   if (fetched(outs[0], bytes) != fetched(outs[1], bytes)) wrong += ", not repeatable";
@@ -480,7 +448,7 @@ static void time_shape(const FusedLt &lt, int rows, int d, int experts, int size
       for (bool ordered : {false, true}) {
         CHECK(cudaMemset(io.out[0], 0xff, (size_t)rows * d * 2));
         layer.both(batch(0, ordered), io.out[0], stream);
-        settle("what is timed");
+        settle(stream, "what is timed", patience);
         const double relative = relative_error(layer, plain, mask, rows, io.out[0]);
         const bool same = bytes_of_bits(fetched(scratch[0], rows), experts) == mask;
         checks++;
@@ -517,9 +485,6 @@ int main(int count, char **arguments) {
   // What waits for a graph or a copy does so without settle(). Under compute-sanitizer all takes longer.
   alarm(small ? 3600 : 580);
   if (small) patience = 300;
-  void *driver = dlopen("libcuda.so.1", RTLD_NOW);
-  encode_tiled = driver ? (EncodeTiled)dlsym(driver, "cuTensorMapEncodeTiled") : nullptr;
-  if (!encode_tiled) printf("cuTensorMapEncodeTiled was not found in libcuda.so.1\n"), exit(2);
   CHECK(cudaStreamCreate(&stream));
   if (what != "time") check_all(small);
   if (what != "check") time_all();

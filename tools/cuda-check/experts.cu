@@ -7,13 +7,10 @@
 // Each case goes through all variants (units in pairs or alone; sums by vector reductions or by a second pass; masked
 // dense), so that one run tells which to keep. The last lines hold the best of each case to its bar. The exit code is 1
 // if a check failed. D2DMOE_LIBCUBLASLT names cuBLASLt's file where the dynamic linker does not find it.
-#include <cuda.h>
 #include <cuda_runtime.h>
-#include <dlfcn.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -37,23 +34,11 @@
   } while (0)
 
 #include "cublaslt-fused.cuh"
+#include "settle.cuh"
+#include "tensor-map.cuh"
 
 static int multiprocessors, failures, checks;
 static cudaStream_t stream;  // of all that is timed; waits for what the default stream does, and the reverse
-
-// Waits for the device, but not for ever: a kernel that hangs is named.
-static cudaError_t settle(const char *what) {
-  const auto start = std::chrono::steady_clock::now();
-  for (;;) {
-    const cudaError_t state = cudaStreamQuery(stream);
-    if (state != cudaErrorNotReady) return state;
-    if (std::chrono::steady_clock::now() - start > std::chrono::seconds(8)) {
-      printf("FAILED: %s does not end\n", what);
-      fflush(stdout), _exit(3);
-    }
-    usleep(50);
-  }
-}
 
 // ---- Inputs and the reference --------------------------------------------------------------------------------------
 
@@ -133,28 +118,6 @@ template <typename T> static T *device(size_t count) {
   void *p;
   CHECK(cudaMalloc(&p, count * sizeof(T) + 8192));
   return (T *)p;
-}
-
-// ---- Tensor maps ---------------------------------------------------------------------------------------------------
-
-typedef CUresult (*EncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                                const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-static EncodeTiled encode_tiled;
-
-// Of a row-major matrix [lines, length] of 16-bit values.
-static hopper_map tensor_map(const void *at, long long length, long long lines, int box_length, int box_lines) {
-  CUtensorMap map;
-  const cuuint64_t dims[3] = {(cuuint64_t)length, (cuuint64_t)lines, 1};
-  const cuuint64_t strides[2] = {(cuuint64_t)length * 2, (cuuint64_t)(length * lines * 2)};
-  const cuuint32_t box[3] = {(cuuint32_t)box_length, (cuuint32_t)box_lines, 1}, ones[3] = {1, 1, 1};
-  const CUresult result =
-      encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(at), dims, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) printf("cuTensorMapEncodeTiled failed: %d\n", (int)result), exit(2);
-  hopper_map bytes;
-  static_assert(sizeof bytes == sizeof map, "a tensor map has 128 bytes");
-  memcpy(&bytes, &map, sizeof map);
-  return bytes;
 }
 
 // ---- A layer, and the ways to run it -------------------------------------------------------------------------------
@@ -368,11 +331,7 @@ template <typename T> struct Layer {
     const size_t bytes = (size_t)s.rows * s.d_out * 2;
     CHECK(cudaMemset(out[0], 0xff, bytes + 4096));
     run();
-    const cudaError_t state = settle(what);
-    if (state != cudaSuccess) {
-      printf("FAILED %s: %s\n", what, cudaGetErrorString(state));
-      fflush(stdout), _exit(1);
-    }
+    settle(stream, what);
     std::vector<unsigned char> tail(4096);
     CHECK(cudaMemcpy(tail.data(), (char *)out[0] + bytes, 4096, cudaMemcpyDeviceToHost));
     bool outside = false;
@@ -503,7 +462,7 @@ template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, 
       if (s.rows > 10000 && v.mode == EXPERTS_STORE && !v.interleaved) continue;
       if (v.width == 64 && s.size >= 128) continue;
       for (int set = 0; set < 3; set++) layer.run(v, set);
-      if (settle(v.name()) != cudaSuccess) printf("FAILED %s: %s\n", v.name(), cudaGetErrorString(cudaGetLastError())), fflush(stdout), _exit(1);
+      settle(stream, v.name());
       const double e = layer.error(2), most = BF16 ? 5e-3 : 1e-3;
       checks++;
       if (!(e <= most)) failures++;
@@ -522,7 +481,7 @@ template <typename T> static void time_shape(const FusedLt &lt, const Shape &s, 
     if (!masked_done || share > 0.5 || s.size < 32) {
       masked_done = true;
       layer.masked(2);
-      if (settle("masked dense") != cudaSuccess) printf("FAILED masked dense: %s\n", cudaGetErrorString(cudaGetLastError())), fflush(stdout), _exit(1);
+      settle(stream, "masked dense");
       const double e = layer.error(2), most = BF16 ? 5e-3 : 1e-3;
       checks++;
       if (!(e <= most)) failures++;
@@ -560,9 +519,6 @@ int main(int count, char **arguments) {
   CHECK(cudaGetDeviceProperties(&properties, 0));
   multiprocessors = properties.multiProcessorCount;
   printf("%s, %d multiprocessors\n", properties.name, multiprocessors);
-  void *driver = dlopen("libcuda.so.1", RTLD_NOW);
-  encode_tiled = driver ? (EncodeTiled)dlsym(driver, "cuTensorMapEncodeTiled") : nullptr;
-  if (!encode_tiled) printf("cuTensorMapEncodeTiled was not found in libcuda.so.1\n"), exit(2);
   CHECK(cudaStreamCreate(&stream));
   if (what != "time") check_all();
   if (what != "check") time_all();

@@ -6,9 +6,7 @@
 //
 // The last line says how many checks failed; the exit code is 1 if any did. D2DMOE_LIBCUBLASLT names cuBLASLt's file
 // where the dynamic linker does not find it.
-#include <cuda.h>
 #include <cuda_runtime.h>
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <cmath>
@@ -33,6 +31,7 @@
   } while (0)
 
 #include "cublaslt.cuh"
+#include "tensor-map.cuh"
 
 // ---- Inputs and the reference --------------------------------------------------------------------------------------
 
@@ -87,27 +86,6 @@ static int multiprocessors;
 static float *parts;  // for split sums
 static const size_t PART_BYTES = 1ull << 30;
 
-typedef CUresult (*EncodeTiled)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                                const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-static EncodeTiled encode_tiled;
-
-// Of `items` row-major matrices [lines, length] of 16 bits, which the copy engine moves as they are.
-static hopper_map tensor_map(const void *at, long long length, long long lines, int items, int box_length, int box_lines) {
-  CUtensorMap map;
-  const cuuint64_t dims[3] = {(cuuint64_t)length, (cuuint64_t)lines, (cuuint64_t)items};
-  const cuuint64_t strides[2] = {(cuuint64_t)length * 2, (cuuint64_t)(length * lines * 2)};
-  const cuuint32_t box[3] = {(cuuint32_t)box_length, (cuuint32_t)box_lines, 1}, ones[3] = {1, 1, 1};
-  const CUresult result = encode_tiled(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, const_cast<void *>(at), dims, strides, box, ones,
-                                       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) printf("cuTensorMapEncodeTiled failed: %d\n", (int)result), exit(2);
-  hopper_map bytes;
-  static_assert(sizeof bytes == sizeof map, "a tensor map has 128 bytes");
-  memcpy(&bytes, &map, sizeof map);
-  return bytes;
-}
-
 template <typename H> static void reduce(const Case &c, void *out, const void *bias, int splits, bool out16) {
   const long long count = (long long)c.batch * c.m * c.n;
   const int blocks = (int)std::min<long long>((count + 255) / 256, multiprocessors * 8);
@@ -132,8 +110,8 @@ template <typename H> static void hopper(const Case &c, const H *a, const H *b, 
   const Kernel kernel = kernels[std::is_same<H, __half>::value][bn == 128][c.ta][c.tb];
   const int stages = bn == 256 ? 4 : 6, shared = 1024 + stages * (16384 + bn * 128) + 16384 + stages * 16;
   CHECK(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
-  const hopper_map map_a = c.ta ? tensor_map(a, c.m, c.k, c.one_a ? 1 : c.batch, 64, 64) : tensor_map(a, c.k, c.m, c.one_a ? 1 : c.batch, 64, 128);
-  const hopper_map map_b = c.tb ? tensor_map(b, c.k, c.n, c.one_b ? 1 : c.batch, 64, bn) : tensor_map(b, c.n, c.k, c.one_b ? 1 : c.batch, 64, 64);
+  const hopper_map map_a = c.ta ? tensor_map(a, c.m, c.k, 64, 64, c.one_a ? 1 : c.batch) : tensor_map(a, c.k, c.m, 64, 128, c.one_a ? 1 : c.batch);
+  const hopper_map map_b = c.tb ? tensor_map(b, c.k, c.n, 64, bn, c.one_b ? 1 : c.batch) : tensor_map(b, c.n, c.k, 64, 64, c.one_b ? 1 : c.batch);
   const int steps = (c.k + 63) / 64, per_split = (steps + splits - 1) / splits;
   splits = (steps + per_split - 1) / per_split;
   const int items = (c.m + 127) / 128 * ((c.n + bn - 1) / bn) * c.batch * splits;
@@ -463,9 +441,6 @@ int main(int count, char **arguments) {
   CHECK(cudaGetDeviceProperties(&properties, 0));
   multiprocessors = properties.multiProcessorCount;
   printf("%s, %d multiprocessors\n", properties.name, multiprocessors);
-  void *driver = dlopen("libcuda.so.1", RTLD_NOW);
-  encode_tiled = driver ? (EncodeTiled)dlsym(driver, "cuTensorMapEncodeTiled") : nullptr;
-  if (!encode_tiled) printf("cuTensorMapEncodeTiled was not found in libcuda.so.1\n"), exit(2);
   CHECK(cudaMalloc((void **)&parts, PART_BYTES));
   if (what != "time") check_all();
   if (what != "check") time_all();
