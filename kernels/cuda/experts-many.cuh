@@ -465,7 +465,6 @@ template <typename T, int WIDTH, bool GATED, bool INTERLEAVED> __device__ __forc
 static_assert(experts_many_rings<64>::BYTES == experts_many_rings<128>::BYTES, "one amount of shared memory");
 [[maybe_unused]] constexpr int EXPERTS_MANY_SHARED = experts_many_rings<128>::BYTES + EXPERTS_MANY_BARRIERS + 2 * (int)sizeof(int4) + (int)sizeof(experts_many_facts);
 
-// Kernels of every kind, whose names end in SUFFIX.
 #define EXPERTS_MANY(NAME, T, WIDTH, GATED, INTERLEAVED)                                                                 \
   extern "C" __global__ void __launch_bounds__(384, 1)                                                                   \
       NAME(const __grid_constant__ hopper_map up, const __grid_constant__ hopper_map gate,                               \
@@ -477,7 +476,8 @@ static_assert(experts_many_rings<64>::BYTES == experts_many_rings<128>::BYTES, "
                                                 bias, out, others, rows, d, pitch, d_out, words,                         \
                                                 {experts, size, per_unit, parts, WIDTH}, activation, mode});             \
   }
-#define EXPERTS_MANY_KERNELS(SUFFIX, INTERLEAVED)                         \
+// The kernels of one order of down's columns, whose names end in SUFFIX.
+#define EXPERTS_MANY_KERNELS(SUFFIX, INTERLEAVED)                              \
   EXPERTS_MANY(experts_many_bf16_128##SUFFIX, bf16, 128, false, INTERLEAVED)   \
   EXPERTS_MANY(experts_many_f16_128##SUFFIX, __half, 128, false, INTERLEAVED)  \
   EXPERTS_MANY(experts_many_bf16_64##SUFFIX, bf16, 64, false, INTERLEAVED)     \
