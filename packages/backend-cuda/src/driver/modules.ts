@@ -10,7 +10,7 @@ import {
   cudaError,
   resultName,
 } from './errors.js';
-import { kernelOf } from './kernel-of.js';
+import { kernelsOf } from './kernels-of.js';
 
 const JIT_ERROR_LOG_BUFFER = 5;
 const JIT_ERROR_LOG_BUFFER_SIZE_BYTES = 6;
@@ -48,6 +48,7 @@ export class Modules {
   readonly #driver: Driver;
   readonly #device: DeviceProperties;
   readonly #folder = moduleFolder();
+  readonly #texts = new Map<string, (name: string) => string>();
   readonly #handles: number[] = [];
   readonly #out = new BigUint64Array(1);
   readonly #log: HostMemory;
@@ -73,8 +74,11 @@ export class Modules {
     for (const handle of this.#handles.splice(0)) this.#driver.cuModuleUnload(handle);
   }
 
-  #load(module: string, name: string): number {
-    const file = `${this.#folder}/${module}.ptx`;
+  /** A module's kernels, read once. */
+  #text(module: string): (name: string) => string {
+    const known = this.#texts.get(module);
+    if (known) return known;
+    const file = this.#file(module);
     let text: string;
     try {
       text = readFileSync(file, 'latin1');
@@ -85,8 +89,19 @@ export class Modules {
         { cause: error },
       );
     }
+    const kernels = kernelsOf(text);
+    this.#texts.set(module, kernels);
+    return kernels;
+  }
+
+  #file(module: string): string {
+    return `${this.#folder}/${module}.ptx`;
+  }
+
+  #load(module: string, name: string): number {
+    const text = this.#text(module)(name);
     const driver = this.#driver;
-    const image = Buffer.from(`${kernelOf(text, name)}\0`, 'latin1');
+    const image = Buffer.from(`${text}\0`, 'latin1');
     const log = this.#log;
     new Uint8Array(log.buffer)[0] = 0;
     const options = new Int32Array([JIT_ERROR_LOG_BUFFER, JIT_ERROR_LOG_BUFFER_SIZE_BYTES]);
@@ -95,7 +110,7 @@ export class Modules {
     if (result === CUDA_ERROR_UNSUPPORTED_PTX_VERSION) throw this.#tooOld(module, text);
     if (result !== CUDA_SUCCESS) {
       const said = driver.text(log.address).trim();
-      const call = `cuModuleLoadDataEx of ${name} in ${file}`;
+      const call = `cuModuleLoadDataEx of ${name} in ${this.#file(module)}`;
       throw said === ''
         ? cudaError(driver, result, call)
         : new D2DMoEError(

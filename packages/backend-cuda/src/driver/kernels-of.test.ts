@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { kernelOf } from './kernel-of.js';
+import { kernelsOf } from './kernels-of.js';
 
 const head = `.version 8.0
 .target sm_90a
@@ -47,12 +47,12 @@ const module = [
 ].join('');
 
 test('a kernel stands alone with what all kernels need', () => {
-  expect(kernelOf(module, 'first')).toBe(
+  expect(kernelsOf(module)('first')).toBe(
     [head, announced('first'), shared, entry('first'), announced('first_of_two'), slowPath].join(
       '',
     ),
   );
-  expect(kernelOf(module, 'first_of_two')).toBe(
+  expect(kernelsOf(module)('first_of_two')).toBe(
     [
       head,
       announced('first'),
@@ -65,6 +65,6 @@ test('a kernel stands alone with what all kernels need', () => {
 });
 
 test('none is left where the name is of none', () => {
-  expect(kernelOf(module, 'firs')).not.toContain('.entry');
-  expect(kernelOf('// a stand-in', 'first')).toBe('// a stand-in');
+  expect(kernelsOf(module)('firs')).not.toContain('.entry');
+  expect(kernelsOf('// a stand-in')('first')).toBe('// a stand-in');
 });
