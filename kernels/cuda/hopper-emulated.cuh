@@ -67,6 +67,7 @@ inline void hopper_copy(unsigned to, const void *from, int bytes, unsigned barri
   memcpy(&hopper_at<char>(to), from, bytes);
   hopper_landed(barrier, bytes);
 }
+inline void hopper_copy_passing(unsigned to, const void *from, int bytes, unsigned barrier) { hopper_copy(to, from, bytes, barrier); }
 inline void hopper_cluster_send(unsigned address, unsigned barrier, int, const unsigned (&w)[4]) { hopper_copy(address, w, 16, barrier); }
 inline void hopper_cluster_wait_sent(unsigned barrier, unsigned parity) { hopper_wait(barrier, parity); }
 

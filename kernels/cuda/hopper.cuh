@@ -116,6 +116,10 @@ __device__ __forceinline__ unsigned long long hopper_passing() {
 __device__ __forceinline__ void hopper_copy(unsigned to, const void *from, int bytes, unsigned barrier) {
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
+// The same of what will not be read again soon.
+__device__ __forceinline__ void hopper_copy_passing(unsigned to, const void *from, int bytes, unsigned barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to), "l"(from), "r"(bytes), "r"(barrier), "l"(hopper_passing()) : "memory");
+}
 // A box of the matrix whose first element is at (x along the line, line y).
 __device__ __forceinline__ void hopper_copy_box(unsigned to, const hopper_map *map, unsigned barrier, int x, int y, int z = 0) {
   asm volatile(

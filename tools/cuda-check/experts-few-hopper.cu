@@ -34,11 +34,12 @@ struct Few {
     const int capacity = (s.hidden + blocks - 1) / blocks;
     const int el = elements(storage), pieces = (s.d + el - 1) / el, down_bytes = (s.d_out + el - 1) / el * 16, padded = pitch_of(s.d_out, storage);
     const int up_bytes = (s.gated ? 2 : 1) * pieces * 16, size = storage == TF32 || storage == FLOAT32 ? 4 : 2;
-    const int n = s.experts(), router = s.router ? rows * ((s.router * size + 63) / 64 * 64 + (n + 31) / 32 * 32 * 4 + (n + 31) / 32 * 4) : 0;
-    const int fixed = rows * (pieces * el + 7) / 8 * 8 * size + std::max(rows * padded * 4, router) + 16 * (4 * 16 + 3 * 8);
+    const int n = s.experts(), router = s.router ? rows * (std::max(256, (s.router * size + 63) / 64 * 64) + (n + 31) / 32 * 32 * 4 + (n + 31) / 32 * 4) : 0;
+    const int ranked = s.router && rows == 1 ? (n + 7) / 8 * 16 : 0;
+    const int fixed = rows * (pieces * el + 7) / 8 * 8 * size + std::max(rows * padded * 4, router) + ranked + 16 * (4 * 16 + 3 * 8);
     owners = std::min({16, v.owners, capacity, (227 * 1024 - fixed) / (up_bytes + 2 * down_bytes)});
     if (owners < 1) printf("no room\n"), exit(2);
-    shared = owners * (up_bytes + 2 * down_bytes) + fixed;
+    shared = std::max(owners * (up_bytes + 2 * down_bytes), s.router ? 4 * 512 * 16 : 0) + fixed;
     share = ((rows * padded + 7) / 8 + blocks - 1) / blocks;
     const size_t count = (size_t)blocks * rows * padded;
     partials = device<float>(count);
@@ -75,7 +76,7 @@ struct Few {
     a.out = out, a.partials = partials, a.forecast = forecast;
     a.rows = rows, a.d = shape.d, a.d_out = shape.d_out, a.experts = shape.experts(), a.expert_size = shape.size, a.activation = shape.activation;
     a.x_type = x_type, a.out_type = out_type, a.router_width = shape.router, a.rule = 1, a.value = std::max(1.0f, std::round(density * shape.experts()));
-    a.owners = owners, a.share = share;
+    a.owners = owners, a.share = share, a.per_size = 1.0f / shape.size, a.per_blocks = 1.0f / blocks;
 #ifdef FEW_STAMPS
     a.stamps = stamps;
 #endif

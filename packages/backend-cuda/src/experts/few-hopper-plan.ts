@@ -11,6 +11,8 @@ const ROUTED_EXPERTS = 1024;
 const LEAST_NEURONS = 7;
 /** Most weights of a router's output layer, which every block reads. */
 const ROUTED_WEIGHTS = 65_536;
+/** 16-byte pieces of that layer that a thread has on their way before it knows what they are multiplied with. */
+const AHEAD = 4;
 
 /** A layer as experts-few.sm90a.cu reads it. */
 export interface FewHopperShape extends FewShape, Pick<ExpertsCall, 'gate' | 'density'> {}
@@ -46,26 +48,30 @@ export function planFewHopper(
   const padded = pitchOf(dOut, storage);
   // A neuron's rows, and those of down of the next.
   const ownBytes = upBytes + 2 * padded * WEIGHT_BYTES[storage];
-  // A router's hidden layer, norms and choice, where sums come later.
-  const routerBytes =
-    routerWidth === 0
-      ? 0
-      : rows *
-        (upTo(64, routerWidth * bytes) + upTo(32, experts) * 4 + Math.ceil(experts / 32) * 4);
+  const routes = routerWidth > 0;
+  // A router's hidden layer, norms and choice, where sums come later; of one row the ranking is apart.
+  const routerBytes = routes
+    ? rows *
+      (Math.max(64 * AHEAD, upTo(64, routerWidth * bytes)) +
+        upTo(32, experts) * 4 +
+        Math.ceil(experts / 32) * 4)
+    : 0;
+  const rankedBytes = routes && rows === 1 ? upTo(16, experts * 2) : 0;
   const fixed =
     rows * upTo(8, pitchOf(dIn, storage)) * bytes +
     Math.max(rows * padded * 4, routerBytes) +
+    rankedBytes +
     WARPS * (4 * 16 + 3 * 8);
   const room = Math.floor((sharedBytes - fixed) / ownBytes);
   const wanted = hidden * anyOf(rows, plannedDensity(shape));
-  const blocks =
-    routerWidth > 0
-      ? multiprocessors
-      : Math.max(1, Math.min(multiprocessors, Math.ceil(wanted / LEAST_NEURONS)));
+  const blocks = routes
+    ? multiprocessors
+    : Math.max(1, Math.min(multiprocessors, Math.ceil(wanted / LEAST_NEURONS)));
   const owners = Math.max(0, Math.min(WARPS, Math.ceil(hidden / blocks), room));
   const canRoute = experts <= ROUTED_EXPERTS && experts * routerWidth <= ROUTED_WEIGHTS;
-  const neededBytes = fixed + owners * ownBytes;
-  const fits = neededBytes <= sharedBytes && (routerWidth === 0 || canRoute);
+  // A router's output layer lies where weights come later.
+  const neededBytes = fixed + Math.max(owners * ownBytes, routes ? AHEAD * HOPPER_THREADS * 16 : 0);
+  const fits = neededBytes <= sharedBytes && (!routes || canRoute);
   return {
     blocks,
     owners: fits ? owners : 0,

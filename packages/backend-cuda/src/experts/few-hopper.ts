@@ -22,7 +22,7 @@ const hopperKernel = (name: string): Kernel =>
     'experts-few.sm90a',
     `experts_${name}`,
     // One struct.
-    `p ${'+p '.repeat(POINTERS - 1)}${'+i '.repeat(10)}+f +i +i +i`,
+    `p ${'+p '.repeat(POINTERS - 1)}${'+i '.repeat(10)}+f +i +i +i +f +f`,
   );
 const both = (name: string) => ({
   one: { plain: hopperKernel(`one_plain_${name}`), gated: hopperKernel(`one_gated_${name}`) },
@@ -93,6 +93,8 @@ export function launchFewHopper(
           stages,
           plan.owners,
           plan.share,
+          1 / call.expertSize,
+          1 / plan.blocks,
         ],
         plan.sharedBytes,
         backend.device.isEmulated ? undefined : { isProgrammatic: true },
