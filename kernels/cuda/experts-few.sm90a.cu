@@ -459,9 +459,12 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   };
   if (!routes) prefetch(15, a.selection, (long long)rows * n);
   prefetch(14, a.x, (long long)rows * a.d * (a.x_type == 0 ? 4 : 2));
-  if (a.stages & EXPERTS && warp < owners && lane == 0) {
-    for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, i == 0 ? MATRICES : 1);
-    hopper_proxy_fence();
+  if (a.stages & EXPERTS && warp < owners) {
+    if (lane == 0) {
+      for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, i == 0 ? MATRICES : 1);
+      hopper_proxy_fence();
+    }
+    __syncwarp();
   }
   hopper_wait_launch();
 
@@ -703,19 +706,6 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     return vector < vectors ? r : rows;
   };
   const int first_sum = begin + warp / helpers;
-  constexpr int AT_ONCE = 5;
-  const int apart = 16 * helpers, first_share = lane / 2 + 16 * helper;
-  float v[AT_ONCE][4] = {};
-  const long long step = (long long)apart * all * 4;
-  // A lane's shares from p0 on, `apart` from each other. All that have not come are asked for at once: one after the other, each
-  // would wait for memory.
-  auto is_missing = [&](int i, int p0, int q) { return i < end && 2 * i + lane % 2 < all && p0 + q * apart < (int)gridDim.x && few_is_empty<4>(v[q]); };
-  auto share_of = [&](int i, int p0, int q) { return a.partials + ((long long)p0 * all + 2 * i + lane % 2) * 4 + q * step; };
-  auto ask_shares = [&](int i, int p0) {
-#pragma unroll
-    for (int q = 0; q < AT_ONCE; q++)
-      if (is_missing(i, p0, q)) few_load<4>(v[q], share_of(i, p0, q));
-  };
   if (a.stages & EXPERTS) {
     if (!routes) finish_x();
     __syncthreads();
@@ -736,7 +726,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
             few_multiply<STORAGE, PAIRS>(c[m], d[m], inside ? *reinterpret_cast<const uint4 *>(w + m * row_bytes) : make_uint4(0, 0, 0, 0), inside ? x : xs, x_pitch, rows);
           w += 512, x += 32 * ELEMENTS * (int)sizeof(T);
         };
-#pragma unroll 4
+        constexpr int UNROLLED = ROWS == 1 && ELEMENTS == 8 ? 8 : 4;  // more would not fit registers
+#pragma unroll UNROLLED
         for (int first = 32; first <= pieces; first += 32) multiply(true);
         if (pieces % 32 != 0) multiply(lane < pieces % 32);
         now = next;
@@ -799,6 +790,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
 
   // ---- The sum over blocks ----
   if (a.stages & SUM) {
+    constexpr int AT_ONCE = 5;
+    const int apart = 16 * helpers, first_share = lane / 2 + 16 * helper;
+    const long long step = (long long)apart * all * 4;
     // Once, where there are helpers.
     for (int i = first_sum; i - warp / helpers < end; i += WARPS / helpers) {
       float sum[4] = {}, bias = 0;
@@ -807,21 +801,32 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
       const bool writes = helper == 0 && lane < 8 && i < end && r < rows && column < a.d_out;
       if (writes && a.down_bias != nullptr) bias = a.down_bias[column];
       for (int first = 0; first < (int)gridDim.x; first += apart * AT_ONCE) {
+        // A lane's shares from p0 on, `apart` from each other. All that have not come are asked for at once: one after the other,
+        // each would wait for memory.
         const int p0 = first + first_share;
+        float v[AT_ONCE][4] = {};
+        float *from = a.partials + ((long long)p0 * all + 2 * i + lane % 2) * 4;
+        const bool there = i < end && 2 * i + lane % 2 < all;
+        auto is_missing = [&](int q) { return there && p0 + q * apart < (int)gridDim.x && few_is_empty<4>(v[q]); };
+        auto ask_shares = [&] {
+#pragma unroll
+          for (int q = 0; q < AT_ONCE; q++)
+            if (is_missing(q)) few_load<4>(v[q], from + q * step);
+        };
         auto is_any_missing = [&] {
           bool missing = false;
 #pragma unroll
-          for (int q = 0; q < AT_ONCE; q++) missing |= is_missing(i, p0, q);
+          for (int q = 0; q < AT_ONCE; q++) missing |= is_missing(q);
           return missing;
         };
-        // Blocks of several turns end far apart. What all lanes ask for time and again would be in the way of others' weights: one
-        // waits for its own before all ask again.
+        // Blocks of several turns end far apart. What many lanes ask for time and again would be in the way of others' weights: one
+        // waits for its own before all ask again, until few are missing.
         for (;;) {
-          ask_shares(i, p0);
+          ask_shares();
           const unsigned missing = __ballot_sync(~0u, is_any_missing());
           if (missing == 0) break;
-          if (count > owners && lane == __ffs(missing) - 1)
-            while (is_any_missing()) ask_shares(i, p0);
+          if (count > owners && __popc(missing) > 8 && lane == __ffs(missing) - 1)
+            while (is_any_missing()) ask_shares();
           __syncwarp();
         }
 #pragma unroll
@@ -829,9 +834,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
           if (few_is_empty<4>(v[q])) break;
           few_invert<4>(v[q]);
           constexpr float empty[4] = {};
-          few_store<4>(share_of(i, p0, q), empty);
+          few_store<4>(from + q * step, empty);
 #pragma unroll
-          for (int k = 0; k < 4; k++) sum[k] += v[q][k], v[q][k] = 0;
+          for (int k = 0; k < 4; k++) sum[k] += v[q][k];
         }
       }
       // A lane gives half of its columns away and keeps the other half, until it has one.
@@ -856,10 +861,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     STAMP(12);
     STAMP_TIME(15);
     // All blocks have read the router's hidden layer, since what came of it is here.
-    if (routes && blockIdx.x == 0) {
-      __syncthreads();
+    if (routes && blockIdx.x == 0 && warp == 0) {
       constexpr float empty[1] = {};
-      for (int i = threadIdx.x; i < rows * a.router_width; i += THREADS) few_store<1>(a.forecast + i, empty);
+      for (int i = lane; i < rows * a.router_width; i += 32) few_store<1>(a.forecast + i, empty);
     }
   }
 }

@@ -12,6 +12,7 @@ const layer: FewHopperShape = {
   density: 0.2,
   routerWidth: 0,
 };
+const gated = { dIn: 2048, dOut: 2048, experts: 128, hidden: 16_384, gate: 1 };
 const plan = (shape: Partial<FewHopperShape> = {}) =>
   planFewHopper({ ...layer, ...shape }, 132, 232_448);
 
@@ -35,4 +36,19 @@ test('the blocks together sum all of the output, and have room for their shares 
       expect(partialBytes).toBe(blocks * rows * dOut * 4);
     }
   }
+});
+
+test.each<[string, Partial<FewHopperShape>, number]>([
+  ['as many neurons a turn as a block has', { density: 0.4 }, 16],
+  ['26 of a block in three turns', { ...gated, routerWidth: 128 }, 9],
+  ['34 of a block in four', { ...gated, density: 0.27 }, 9],
+  ['no more than there is room for', { dIn: 4096, dOut: 4096, storage: 'float32' }, 4],
+])('%s', (_, shape, owners) => {
+  expect(plan(shape).owners).toBe(owners);
+});
+
+test('a router has room for its output layer where weights come later', () => {
+  const small = { dIn: 64, dOut: 64, hidden: 256, routerWidth: 16 };
+  expect(plan(small).sharedBytes).toBeGreaterThan(32_768);
+  expect(plan({ ...small, routerWidth: 0 }).sharedBytes).toBeLessThan(32_768);
 });

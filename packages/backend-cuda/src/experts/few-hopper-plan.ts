@@ -5,6 +5,8 @@ import type { FewShape } from './few-plan.js';
 export const HOPPER_ROWS = 3;
 export const HOPPER_THREADS = 512;
 const WARPS = HOPPER_THREADS / 32;
+/** Most neurons of a turn where a block has several: in more, what is left to do when the last weights come takes longer. */
+const TURN = 9;
 /** Most experts that a router's launch selects from. */
 const ROUTED_EXPERTS = 1024;
 /** Neurons of a block below which fewer blocks, whose sums are added up sooner, are faster. */
@@ -67,7 +69,10 @@ export function planFewHopper(
   const blocks = routes
     ? multiprocessors
     : Math.max(1, Math.min(multiprocessors, Math.ceil(wanted / LEAST_NEURONS)));
-  const owners = Math.max(0, Math.min(WARPS, Math.ceil(hidden / blocks), room));
+  const most = Math.max(0, Math.min(WARPS, Math.ceil(hidden / blocks), room));
+  const perBlock = Math.ceil(wanted / blocks);
+  const owners =
+    perBlock > most ? Math.min(most, Math.ceil(perBlock / Math.ceil(perBlock / TURN))) : most;
   const canRoute = experts <= ROUTED_EXPERTS && experts * routerWidth <= ROUTED_WEIGHTS;
   // A router's output layer lies where weights come later.
   const neededBytes = fixed + Math.max(owners * ownBytes, routes ? AHEAD * HOPPER_THREADS * 16 : 0);

@@ -89,7 +89,8 @@ export const smallExpertsCases: readonly ExpertsCase[] = [
 const PERIOD = 1_000_003;
 /** Bytes of weights, rows and results that a graph's layers have together at least, several times the cache. */
 const ROTATED_BYTES = 256 * 2 ** 20;
-const MOST_LAYERS = 16;
+/** Calls of a graph, over its layers in turns: what passes between two graphs counts for little. */
+const CALLS = 16;
 const SAMPLED_ROWS = 4;
 /** Greatest relative error of a row against float64. */
 const TOLERANCE: Record<HalfType, number> = { bf16: 5e-3, fp16: 1e-3 };
@@ -367,7 +368,7 @@ async function timeCase(
   const count = Math.round(share * c.experts);
   const hidden = c.experts * c.expertSize;
   const bytes = (hidden * (c.isGated ? 3 : 2) + 2 * c.rows) * c.d * 2;
-  const layers = Math.max(2, Math.min(MOST_LAYERS, Math.ceil(ROTATED_BYTES / bytes)));
+  const layers = Math.max(2, Math.min(CALLS, Math.ceil(ROTATED_BYTES / bytes)));
   const matrices = new Matrices(backend, random, type);
   const all = Array.from({ length: layers }, () => makeLayer(c, count, matrices, random));
   const zeros: Zeros = {
@@ -406,12 +407,13 @@ async function timeCase(
       }
       out.dispose();
     }
-    const oursGraph = backend.capture(() => {
-      for (const [i, layer] of all.entries()) ours(layer, i).dispose();
-    });
-    const denseGraph = backend.capture(() => {
-      for (const layer of all) dense(backend, c, layer, zeros);
-    });
+    /** A graph of `CALLS` calls. */
+    const capture = (call: (layer: Layer, i: number) => void) =>
+      backend.capture(() => {
+        for (let n = 0; n < CALLS; n++) call(all[n % layers] as Layer, n % layers);
+      });
+    const oursGraph = capture((layer, i) => ours(layer, i).dispose());
+    const denseGraph = capture((layer) => dense(backend, c, layer, zeros));
     try {
       const times = await timeInTurns(backend, {
         ours: () => oursGraph.launch(),
@@ -420,7 +422,7 @@ async function timeCase(
       return Object.fromEntries(
         Object.entries(times).map(([label, { median, low, high, runs }]) => [
           label,
-          { median: median / layers, low: low / layers, high: high / layers, runs },
+          { median: median / CALLS, low: low / CALLS, high: high / CALLS, runs },
         ]),
       );
     } finally {
