@@ -459,12 +459,9 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   };
   if (!routes) prefetch(15, a.selection, (long long)rows * n);
   prefetch(14, a.x, (long long)rows * a.d * (a.x_type == 0 ? 4 : 2));
-  if (a.stages & EXPERTS && warp < owners) {
-    if (lane == 0) {
-      for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, i == 0 ? MATRICES : 1);
-      hopper_proxy_fence();
-    }
-    __syncwarp();
+  if (a.stages & EXPERTS && warp < owners && lane == 0) {
+    for (int i = 0; i < 3; i++) hopper_init(barriers + (i * owners + warp) * 8, i == 0 ? MATRICES : 1);
+    hopper_proxy_fence();
   }
   hopper_wait_launch();
 
@@ -675,6 +672,7 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
   };
   // ---- Without a ranking: how many neurons are this block's, and the first of them ----
   if (a.stages & EXPERTS && !is_ranked) {
+    __syncwarp();  // the barriers are there for lanes 1 and 2 too
     if (!routes) use_selection();
     list.scan(n);
     int experts = list.end();
