@@ -692,8 +692,8 @@ template <int STORAGE, bool GATED, int ROWS> __device__ __forceinline__ void exp
     STAMP(6);
   }
 
-  // Of the 32 bytes of the output's sums that some warps add up, a lane has one half of every 16th block's share, or of
-  // fewer where there are warps to help.
+  // ---- While weights come: what this block adds up. Of the 32 bytes of the output's sums that some warps add up, a lane has one
+  // half of every 16th block's share, or of fewer where there are warps to help ----
   const int helpers = a.share <= 4 ? 4 : a.share <= 8 ? 2 : 1, helper = warp % helpers;
   const int all = rows * vectors, begin = blockIdx.x * a.share, end = min(begin + a.share, (all + 1) / 2);
   auto row_of = [&](int piece, int &column) {
