@@ -17,23 +17,28 @@ const command = `${root}/apps/reference/dist/cli.js`;
 
 /** The folder that examples run in. */
 let folder: string;
+/** Without a card the driver is emulated. */
+let cudaEnvironment: Record<string, string> = {};
 
 beforeAll(async () => {
   if (!existsSync(command)) throw new Error('The examples need what `npm run build` makes.');
   folder = await exampleFolder((args, cwd) => run(process.execPath, [command, ...args], { cwd }));
 });
 
+beforeAll(async () => {
+  if (hasCompiler) cudaEnvironment = await emulatorEnvironment();
+}, 600_000);
+
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 test.for(workspacePackages)(
   '$manifest.name: the first code block of its README runs as it is, on what is built',
   async (workspacePackage, { skip }) => {
-    // Without a card the driver is emulated.
     const isCuda = workspacePackage.manifest.name === '@d2dmoe/backend-cuda';
     skip(isCuda && !hasCompiler, 'needs g++ for the CUDA emulator');
     const isWebGPU = workspacePackage.manifest.name === '@d2dmoe/backend-webgpu';
     skip(isWebGPU && !(await webgpuInfo()).available, 'needs an adapter for WebGPU');
-    const environment = isCuda ? await emulatorEnvironment() : {};
+    const environment = isCuda ? cudaEnvironment : {};
     const path = `${workspacePackage.folder}/README.md`;
     const [example] = codeBlocks(documents.find((document) => document.path === path) as Document);
     expect(example?.language).toBe('js');
